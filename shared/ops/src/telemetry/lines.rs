@@ -1,0 +1,389 @@
+//! Makes one line of each event.
+
+use std::fmt;
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Record};
+use tracing::subscriber::Interest;
+use tracing::{Event, Id, Metadata, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::{LookupSpan, Scope};
+
+use super::Levels;
+use super::fields::{Fields, Shown};
+
+/// Keys that every JSON line has; a field of that name gets a `_` behind it.
+const OWN_KEYS: &[&str] = &["time", "level", "target", "message", "span"];
+
+const LOG: &str = "sallyport::log";
+const LOST: &str = "log lines could not be written in time";
+
+/// The layer that hands finished lines to `to`.
+pub(super) struct Lines<F> {
+    json: bool,
+    levels: Arc<Levels>,
+    to: F,
+}
+
+impl<F> fmt::Debug for Lines<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lines")
+            .field("json", &self.json)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<F: Fn(Vec<u8>)> Lines<F> {
+    pub(super) fn new(json: bool, levels: Arc<Levels>, to: F) -> Self {
+        Self { json, levels, to }
+    }
+}
+
+impl<S, F> Layer<S> for Lines<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    F: Fn(Vec<u8>) + 'static,
+{
+    fn register_callsite(&self, callsite: &'static Metadata<'static>) -> Interest {
+        if self.levels.logs(callsite) {
+            Interest::always()
+        } else {
+            Interest::never()
+        }
+    }
+
+    fn enabled(&self, callsite: &Metadata<'_>, _ctx: Context<'_, S>) -> bool {
+        self.levels.logs(callsite)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.levels.highest())
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        if let Some(span) = ctx.span(id) {
+            span.extensions_mut().replace(fields);
+        }
+    }
+
+    fn on_record(&self, id: &Id, record: &Record<'_>, ctx: Context<'_, S>) {
+        let Some(span) = ctx.span(id) else { return };
+        if let Some(fields) = span.extensions_mut().get_mut::<Fields>() {
+            record.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
+        let mut line = Line::new(event.metadata());
+        if let Some(spans) = ctx.event_scope(event) {
+            line.take_spans(spans);
+        }
+        event.record(&mut line.fields);
+        (self.to)(if self.json { line.json() } else { line.text() });
+    }
+}
+
+/// The line that tells how many lines could not be written.
+pub(super) fn lost_as_json(lost: u64) -> Vec<u8> {
+    let mut line = String::from("{");
+    member(&mut line, "time", &now());
+    member(&mut line, "level", "WARN");
+    member(&mut line, "target", LOG);
+    member(&mut line, "message", LOST);
+    line.push_str(&format!(",\"lost\":{lost}}}\n"));
+    line.into_bytes()
+}
+
+/// As [`lost_as_json`], for people.
+pub(super) fn lost_as_text(lost: u64) -> Vec<u8> {
+    format!("{} WARN  {LOG}: {LOST} lost={lost}\n", now()).into_bytes()
+}
+
+fn now() -> String {
+    let now = OffsetDateTime::now_utc();
+    let now = now.replace_millisecond(now.millisecond()).unwrap_or(now);
+    // an absent time is better than an absent line
+    now.format(&Rfc3339).unwrap_or_default()
+}
+
+#[derive(Debug)]
+struct Line<'a> {
+    time: String,
+    event: &'a Metadata<'a>,
+    spans: Vec<(&'static str, Vec<Shown>)>,
+    fields: Fields,
+}
+
+impl<'a> Line<'a> {
+    fn new(event: &'a Metadata<'a>) -> Self {
+        Self {
+            time: now(),
+            event,
+            spans: Vec::new(),
+            fields: Fields::default(),
+        }
+    }
+
+    fn take_spans<S: for<'s> LookupSpan<'s>>(&mut self, spans: Scope<'_, S>) {
+        self.spans = spans
+            .from_root()
+            .map(|span| {
+                let fields = span
+                    .extensions()
+                    .get::<Fields>()
+                    .map(|fields| fields.0.clone());
+                (span.name(), fields.unwrap_or_default())
+            })
+            .collect();
+    }
+
+    fn message(&self) -> &str {
+        let message = self.fields.0.iter().find(|field| field.name == "message");
+        message.map_or("", |field| &field.text)
+    }
+
+    fn own_fields(&self) -> impl Iterator<Item = &Shown> {
+        self.fields.0.iter().filter(|field| field.name != "message")
+    }
+
+    /// `{"time":…,"level":…,"target":…,"message":…,"span":"connection/stream",…}`, of equal names the innermost.
+    fn json(&self) -> Vec<u8> {
+        let spans: Vec<_> = self.spans.iter().map(|(name, _)| *name).collect();
+        let mut line = String::from("{");
+        member(&mut line, "time", &self.time);
+        member(&mut line, "level", self.event.level().as_str());
+        member(&mut line, "target", self.event.target());
+        member(&mut line, "message", self.message());
+        if !spans.is_empty() {
+            member(&mut line, "span", &spans.join("/"));
+        }
+        for field in self.innermost() {
+            let name = field.name;
+            let name = if OWN_KEYS.contains(&name) {
+                format!("{name}_")
+            } else {
+                name.to_owned()
+            };
+            if field.is_literal {
+                line.push_str(&format!(",{}:{}", quoted(&name), field.text));
+            } else {
+                member(&mut line, &name, &field.text);
+            }
+        }
+        line.push_str("}\n");
+        line.into_bytes()
+    }
+
+    fn innermost(&self) -> Vec<&Shown> {
+        let mut all: Vec<&Shown> = Vec::new();
+        let of_spans = self.spans.iter().flat_map(|(_, fields)| fields);
+        for field in of_spans.chain(self.own_fields()) {
+            match all.iter_mut().find(|other| other.name == field.name) {
+                Some(other) => *other = field,
+                None => all.push(field),
+            }
+        }
+        all
+    }
+
+    /// `time LEVEL target: message field=value [connection peer=… > stream session=…]`.
+    fn text(&self) -> Vec<u8> {
+        let (level, target) = (self.event.level().as_str(), self.event.target());
+        let mut line = format!("{} {level:<5} {target}: {}", self.time, self.message());
+        self.own_fields()
+            .for_each(|field| line.push_str(&pair(field)));
+        for (place, (name, fields)) in self.spans.iter().enumerate() {
+            line.push_str(if place == 0 { " [" } else { " > " });
+            line.push_str(name);
+            fields.iter().for_each(|field| line.push_str(&pair(field)));
+        }
+        line.push_str(if self.spans.is_empty() { "\n" } else { "]\n" });
+        line.into_bytes()
+    }
+}
+
+fn member(line: &mut String, name: &str, text: &str) {
+    if !line.ends_with('{') {
+        line.push(',');
+    }
+    line.push_str(&quoted(name));
+    line.push(':');
+    line.push_str(&quoted(text));
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// A value that could be taken for more than one is quoted.
+fn pair(field: &Shown) -> String {
+    let text = &field.text;
+    let plain = |c: char| c.is_alphanumeric() || "-_.:/+%@#*,~$!?&'".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        format!(" {}={text}", field.name)
+    } else {
+        format!(" {}={}", field.name, quoted(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use serde_json::Value;
+    use tracing::{debug, field, info, info_span, warn};
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    fn logged(json: bool, level: &str, act: impl FnOnce()) -> Vec<String> {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let to = Arc::clone(&written);
+        let levels = Arc::new(Levels::parse(level).unwrap());
+        let lines = Lines::new(json, levels, move |line| {
+            to.lock().unwrap().push(String::from_utf8(line).unwrap());
+        });
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), act);
+        let lines = written.lock().unwrap();
+        lines.clone()
+    }
+
+    fn json(act: impl FnOnce()) -> Value {
+        let lines = logged(true, "info", act);
+        assert_eq!(lines.len(), 1);
+        let line = lines[0].strip_suffix('\n').unwrap();
+        assert!(!line.contains('\n'));
+        serde_json::from_str(line).unwrap()
+    }
+
+    #[test]
+    fn a_json_line_has_the_events_and_the_spans_fields() {
+        let line = json(|| {
+            let outer = info_span!("connection", peer = "10.0.0.1:5", session = field::Empty);
+            outer.record("session", "notebook");
+            let _outer = outer.entered();
+            let _inner = info_span!("stream", stream = 7, up = 0).entered();
+            info!(
+                up = 12_u64,
+                ratio = 0.5,
+                broken = f64::NAN,
+                ok = true,
+                "stream ended"
+            );
+        });
+
+        assert_eq!(line["level"], "INFO");
+        assert_eq!(line["message"], "stream ended");
+        assert_eq!(line["target"], module_path!());
+        assert_eq!(line["span"], "connection/stream");
+        assert_eq!(line["peer"], "10.0.0.1:5");
+        assert_eq!(line["session"], "notebook");
+        assert_eq!(
+            (&line["stream"], &line["up"]),
+            (&Value::from(7), &Value::from(12))
+        );
+        assert_eq!(
+            (&line["ratio"], &line["ok"]),
+            (&Value::from(0.5), &Value::from(true))
+        );
+        assert_eq!(line["broken"], "NaN");
+        assert!(OffsetDateTime::parse(line["time"].as_str().unwrap(), &Rfc3339).is_ok());
+    }
+
+    #[test]
+    fn hostile_values_stay_inside_one_harmless_line() {
+        let hostile = "x\r\n{\"level\":\"ERROR\"}\u{1b}[2J\0\u{2028}\u{9b}\"\\";
+        let line = json(|| {
+            let _span = info_span!("request", path = hostile).entered();
+            info!(agent = hostile, shown = %hostile, debug = ?hostile, "got {hostile}");
+        });
+
+        let safe = "x\\r\\n{\"level\":\"ERROR\"}\\u{1b}[2J\\u{0}\\u{2028}\\u{9b}\"\\";
+        assert_eq!(line["agent"], safe);
+        assert_eq!(line["shown"], safe);
+        assert_eq!(line["path"], safe);
+        assert_eq!(line["message"], format!("got {safe}"));
+        assert_eq!(line["level"], "INFO");
+
+        for json in [true, false] {
+            let lines = logged(json, "info", || info!(agent = hostile, "got {hostile}"));
+            let line = lines[0].strip_suffix('\n').unwrap();
+            assert!(
+                !line.chars().any(|c| c.is_control() || c == '\u{2028}'),
+                "{line:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_long_value_is_cut_to_a_kibibyte() {
+        let line = json(|| info!(agent = "ä".repeat(65_536), list = ?vec![7; 100_000], "long"));
+
+        assert_eq!(line["agent"].as_str().unwrap().len(), 1023);
+        assert!(line["list"].as_str().unwrap().len() <= 1024);
+        assert!(line["list"].as_str().unwrap().ends_with('…'));
+    }
+
+    #[test]
+    fn a_field_cannot_pose_as_one_of_the_lines_own() {
+        let line = json(|| info!(level = "FAKE", time = 1, "real"));
+        assert_eq!(
+            (&line["level"], &line["level_"]),
+            (&"INFO".into(), &"FAKE".into())
+        );
+        assert_eq!(line["time_"], 1);
+    }
+
+    #[test]
+    fn a_text_line_quotes_what_could_be_misread() {
+        let lines = logged(false, "info", || {
+            let _span = info_span!("stream", session = "nb").entered();
+            warn!(
+                cause = "timed out node=evil",
+                up = 3,
+                empty = "",
+                "stream ended"
+            );
+        });
+
+        let (_time, rest) = lines[0].split_once(' ').unwrap();
+        let target = module_path!();
+        assert_eq!(
+            rest,
+            format!(
+                "WARN  {target}: stream ended cause=\"timed out node=evil\" up=3 empty=\"\" \
+                 [stream session=nb]\n"
+            )
+        );
+    }
+
+    #[test]
+    fn losses_are_told_in_the_form_of_the_other_lines() {
+        let line: Value = serde_json::from_slice(&lost_as_json(3)).unwrap();
+        assert_eq!((&line["level"], &line["lost"]), (&"WARN".into(), &3.into()));
+        let line = String::from_utf8(lost_as_text(3)).unwrap();
+        assert!(
+            line.ends_with(&format!(" WARN  {LOG}: {LOST} lost=3\n")),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_warning_keeps_its_context_at_any_level() {
+        let lines = logged(false, "warn", || {
+            let _span = info_span!("tunnel", node = "n1").entered();
+            info!("hidden");
+            debug!("hidden");
+            warn!("shown");
+        });
+
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].ends_with("shown [tunnel node=n1]\n"), "{lines:?}");
+    }
+}
