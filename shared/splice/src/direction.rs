@@ -1,0 +1,254 @@
+//! One direction of a stream: from a source to a sink until the source has ended.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::buffers::{Buffer, Pool, Size};
+
+/// Bytes that one direction may move before the other one, and other tasks, get their turn.
+const TURN: usize = 512 * 1_024;
+
+/// What went wrong, and on which end.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// The source broke off.
+    Read(io::Error),
+    /// The sink did not take its bytes.
+    Write(io::Error),
+}
+
+/// Moves bytes one way. It holds a buffer only while there are bytes that the sink has not taken.
+#[derive(Debug)]
+pub(crate) struct Direction<'r> {
+    pool: &'r Pool,
+    count: &'r AtomicU64,
+    size: Size,
+    held: Option<Buffer<'r>>,
+    source: Source,
+    sink: Sink,
+    activity: u64,
+    written: u64,
+}
+
+#[derive(Debug)]
+enum Source {
+    Open,
+    Ended,
+    /// Broken off; told only when the sink has what came before.
+    Lost(io::Error),
+}
+
+#[derive(Debug)]
+enum Sink {
+    /// It has taken and flushed everything so far.
+    Ready,
+    /// It holds bytes that were not flushed.
+    Unflushed,
+    /// It was offered something and has not taken it.
+    Blocked,
+    /// It takes no more, while the source may still be sending.
+    Refused(io::Error),
+    /// It knows that there is no more, or need not be told.
+    Closed,
+}
+
+impl<'r> Direction<'r> {
+    pub(crate) const fn new(pool: &'r Pool, count: &'r AtomicU64) -> Self {
+        Self {
+            pool,
+            count,
+            size: Size::Small,
+            held: None,
+            source: Source::Open,
+            sink: Sink::Ready,
+            activity: 0,
+            written: 0,
+        }
+    }
+
+    /// Bytes that the sink has taken.
+    pub(crate) const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Grows with every byte that comes in or goes out.
+    pub(crate) const fn activity(&self) -> u64 {
+        self.activity
+    }
+
+    /// Whether the sink has not taken what it was offered at the last turn.
+    pub(crate) const fn is_blocked(&self) -> bool {
+        matches!(self.sink, Sink::Blocked)
+    }
+
+    /// Whether the source has said that it is done.
+    pub(crate) const fn has_ended(&self) -> bool {
+        matches!(self.source, Source::Ended)
+    }
+
+    /// Whether the sink takes no more, see [`Direction::refuse`].
+    pub(crate) const fn is_refused(&self) -> bool {
+        matches!(self.sink, Sink::Refused(_))
+    }
+
+    /// Whether nothing remains to be done.
+    pub(crate) const fn is_done(&self) -> bool {
+        matches!(self.sink, Sink::Closed) || (self.is_refused() && self.has_ended())
+    }
+
+    /// From now on what the source sends is read and thrown away, so that its end is still seen.
+    pub(crate) fn refuse(&mut self, why: io::Error) {
+        self.held = None;
+        self.sink = Sink::Refused(why);
+    }
+
+    /// Why the sink took no more, if it did not.
+    pub(crate) fn into_refusal(self) -> Option<io::Error> {
+        match self.sink {
+            Sink::Refused(why) => Some(why),
+            Sink::Ready | Sink::Unflushed | Sink::Blocked | Sink::Closed => None,
+        }
+    }
+
+    /// Moves what can be moved now; ready when this direction is done.
+    pub(crate) fn poll<S, T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+        sink: &mut T,
+    ) -> Poll<Result<(), Fault>>
+    where
+        S: AsyncRead + Unpin,
+        T: AsyncWrite + Unpin,
+    {
+        let mut moved = 0;
+        while !self.is_done() {
+            ready!(self.poll_deliver(cx, sink))?;
+            if !matches!(self.source, Source::Open) {
+                return self.poll_finish(cx, sink);
+            }
+            if moved >= TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match self.poll_fill(cx, source) {
+                Poll::Ready(came) => moved += came,
+                Poll::Pending => {
+                    ready!(self.poll_flush(cx, sink))?;
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the buffer is empty.
+    fn poll_deliver<T: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut T,
+    ) -> Poll<Result<(), Fault>> {
+        if self.is_refused() {
+            self.held = None;
+        }
+        while let Some(held) = self.held.as_mut().filter(|held| !held.is_empty()) {
+            let Poll::Ready(taken) = Pin::new(&mut *sink).poll_write(cx, held.unsent()) else {
+                self.sink = Sink::Blocked;
+                return Poll::Pending;
+            };
+            self.sink = Sink::Unflushed;
+            let taken = taken.map_err(Fault::Write)?;
+            if taken == 0 {
+                return Poll::Ready(Err(Fault::Write(io::ErrorKind::WriteZero.into())));
+            }
+            held.advance(taken);
+            self.count_written(taken as u64);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn count_written(&mut self, bytes: u64) {
+        self.written += bytes;
+        self.activity += bytes;
+        self.count.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Reads until the buffer is full or nothing more is there, so that the sink gets few, large
+    /// writes. Pending when there was nothing at all, and then no buffer is held.
+    fn poll_fill<S: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+    ) -> Poll<usize> {
+        let mut buffer = match self.held.take() {
+            Some(buffer) if buffer.size() == self.size => buffer,
+            _ => self.pool.take(self.size),
+        };
+        while !buffer.is_full() {
+            let (result, came) = buffer.fill(|spare| Pin::new(&mut *source).poll_read(cx, spare));
+            match result {
+                Poll::Ready(Ok(())) if came > 0 => continue,
+                Poll::Ready(Ok(())) => self.source = Source::Ended,
+                Poll::Ready(Err(lost)) => self.source = Source::Lost(lost),
+                Poll::Pending => {}
+            }
+            break;
+        }
+        let filled = buffer.filled();
+        if filled == 0 && matches!(self.source, Source::Open) {
+            return Poll::Pending;
+        }
+        self.size = buffer.size().after(filled);
+        self.activity += filled as u64;
+        self.held = Some(buffer);
+        Poll::Ready(filled)
+    }
+
+    fn poll_flush<T: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut T,
+    ) -> Poll<Result<(), Fault>> {
+        if !matches!(self.sink, Sink::Unflushed | Sink::Blocked) {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = Pin::new(sink).poll_flush(cx);
+        self.sink = if flushed.is_pending() {
+            Sink::Blocked
+        } else {
+            Sink::Ready
+        };
+        flushed.map_err(Fault::Write)
+    }
+
+    /// Tells the sink that the source has ended, or the caller that it was lost.
+    fn poll_finish<T: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut T,
+    ) -> Poll<Result<(), Fault>> {
+        self.held = None;
+        if matches!(self.source, Source::Lost(_)) {
+            ready!(self.poll_flush(cx, sink))?;
+        }
+        match std::mem::replace(&mut self.source, Source::Ended) {
+            Source::Lost(lost) => return Poll::Ready(Err(Fault::Read(lost))),
+            Source::Open | Source::Ended => {}
+        }
+        if self.is_refused() {
+            return Poll::Ready(Ok(()));
+        }
+        if Pin::new(sink).poll_shutdown(cx).is_pending() {
+            self.sink = Sink::Blocked;
+            return Poll::Pending;
+        }
+        // A sink that failed here had taken every byte before. Whether its side ended in order is
+        // for the other direction to tell, which reads from it.
+        self.sink = Sink::Closed;
+        Poll::Ready(Ok(()))
+    }
+}
