@@ -1,0 +1,198 @@
+//! The dialling side: QUIC and TLS are raced, and the hello goes over the winner alone.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use sallyport_certs::{Trust, tunnel_client_config};
+use sallyport_ops::Tasks;
+use sallyport_wire::message::{Hello, Reply, ReplyKind, Welcome};
+use sallyport_wire::{ALPN, BINDING_LABEL, BINDING_LEN, Code, MAX_HELLO};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+use crate::connect::{Connector, Route, Won};
+use crate::framed::{self, FramedError};
+use crate::gateway_file::GatewayAddress;
+use crate::proxy::ProxyRules;
+use crate::settings::Settings;
+use crate::tunnel::{self, Facts, Tunnel};
+
+pub use crate::connect::Choice;
+pub use crate::dial_error::{Cause, DialError, Step};
+
+/// Makes the first message for a connection.
+pub trait Introduce: Send + Sync {
+    /// The hello for the gateway of this audience on the connection with this binding.
+    ///
+    /// # Errors
+    /// If there is no key for that gateway, in words for the log.
+    fn hello(&self, audience: &str, binding: &[u8; BINDING_LEN]) -> Result<Hello, String>;
+}
+
+/// A tunnel that came up.
+#[derive(Debug)]
+pub struct Dialled {
+    /// The tunnel.
+    pub tunnel: Tunnel,
+    /// What the gateway said.
+    pub welcome: Welcome,
+}
+
+/// Dials gateways. Clones share their UDP sockets.
+#[derive(Debug, Clone)]
+pub struct Dialer {
+    connector: Arc<Connector>,
+    proxies: Arc<ProxyRules>,
+    settings: Arc<Settings>,
+    tasks: Tasks,
+}
+
+impl Dialer {
+    /// A dialler whose tunnels run in `tasks`.
+    #[must_use]
+    pub fn new(settings: Arc<Settings>, proxies: ProxyRules, tasks: Tasks) -> Self {
+        Self {
+            connector: Arc::new(Connector::new(Arc::clone(&settings))),
+            proxies: Arc::new(proxies),
+            settings,
+            tasks,
+        }
+    }
+
+    /// Brings a tunnel to a gateway up.
+    ///
+    /// # Errors
+    /// [`DialError`] with the step that failed.
+    pub async fn dial(
+        &self,
+        gateway: &GatewayAddress,
+        choice: Choice,
+        who: &dyn Introduce,
+    ) -> Result<Dialled, DialError> {
+        let tls = self.tls(gateway)?;
+        let host = bare_host(gateway);
+        let route = Route {
+            host: &host,
+            port: gateway.url.port(),
+            server_name: gateway.url.server_name(),
+            proxy: self.proxies.proxy_for(&host),
+            tls,
+        };
+        let audience = gateway.url.audience();
+        match Box::pin(self.connector.race(&route, choice)).await? {
+            Won::Quic(connection) => Box::pin(self.greet_quic(connection, &audience, who)).await,
+            Won::Tls(tls, remote) => Box::pin(self.greet_tls(*tls, remote, (&audience, who))).await,
+        }
+    }
+
+    fn tls(&self, gateway: &GatewayAddress) -> Result<Arc<ClientConfig>, DialError> {
+        let trust = if gateway.pins.is_empty() {
+            Trust::system()
+        } else {
+            Ok(Trust::Pins(gateway.pins.clone()))
+        };
+        trust
+            .and_then(|trust| tunnel_client_config(&trust, &[ALPN]))
+            .map_err(|error| DialError::new(Step::Tls, error))
+    }
+
+    async fn greet_tls(
+        &self,
+        mut tls: TlsStream<TcpStream>,
+        remote: SocketAddr,
+        (audience, who): (&str, &dyn Introduce),
+    ) -> Result<Dialled, DialError> {
+        let exported =
+            tls.get_ref()
+                .1
+                .export_keying_material([0; BINDING_LEN], BINDING_LABEL, Some(&[]));
+        let binding = exported.map_err(|error| failed(io::Error::other(error)))?;
+        let hello = who.hello(audience, &binding);
+        let hello = hello.map_err(|fault| failed(Cause::Introduce(fault)))?;
+        let (mut read, mut write) = tokio::io::split(&mut tls);
+        let welcome = self.greet(&mut read, &mut write, &hello).await?;
+        let facts = Facts {
+            id: welcome.tunnel,
+            remote,
+            binding,
+        };
+        let mode = yamux::Mode::Client;
+        let tunnel = tunnel::over_tls(tls, mode, facts, &self.settings, &self.tasks);
+        Ok(Dialled { tunnel, welcome })
+    }
+
+    async fn greet_quic(
+        &self,
+        connection: quinn::Connection,
+        audience: &str,
+        who: &dyn Introduce,
+    ) -> Result<Dialled, DialError> {
+        let mut binding = [0; BINDING_LEN];
+        let exported = connection.export_keying_material(&mut binding, BINDING_LABEL, &[]);
+        exported.map_err(|_early| failed(Cause::NoGateway))?;
+        let hello = who.hello(audience, &binding);
+        let hello = hello.map_err(|fault| failed(Cause::Introduce(fault)))?;
+        let (mut send, mut recv) = connection.open_bi().await.map_err(failed)?;
+        let welcome = match self.greet(&mut recv, &mut send, &hello).await {
+            Ok(welcome) => welcome,
+            Err(error) => {
+                connection.close(quinn::VarInt::from_u32(Code::Closed.number()), b"");
+                return Err(error);
+            }
+        };
+        let facts = Facts {
+            id: welcome.tunnel,
+            remote: connection.remote_address(),
+            binding,
+        };
+        let streams = (send, recv);
+        let tunnel = tunnel::over_quic(connection, streams, facts, &self.settings, &self.tasks);
+        Ok(Dialled { tunnel, welcome })
+    }
+
+    /// Says hello and hears the reply.
+    async fn greet(
+        &self,
+        read: &mut (impl AsyncRead + Unpin),
+        write: &mut (impl AsyncWrite + Unpin),
+        hello: &Hello,
+    ) -> Result<Welcome, DialError> {
+        let within = self.settings.hello_within;
+        let talk = async {
+            framed::write(write, hello, MAX_HELLO).await?;
+            framed::read::<Reply>(read, MAX_HELLO).await
+        };
+        let reply = match timeout(within, talk).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(FramedError::Io(error))) => return Err(failed(error)),
+            Ok(Err(FramedError::Frame(error))) => return Err(failed(error)),
+            Err(_elapsed) => return Err(failed(Cause::TooSlow(within))),
+        };
+        match reply.kind {
+            Some(ReplyKind::Welcome(welcome)) => Ok(welcome),
+            Some(ReplyKind::Refused(refused)) => Err(failed(Cause::Refused {
+                code: Code::from_number(refused.code),
+                retry_after: (refused.retry_after_ms > 0)
+                    .then(|| Duration::from_millis(refused.retry_after_ms.into())),
+            })),
+            None => Err(failed(Cause::NoGateway)),
+        }
+    }
+}
+
+fn failed(cause: impl Into<Cause>) -> DialError {
+    DialError::new(Step::Hello, cause)
+}
+
+/// The host as resolvers and proxies want it: without brackets.
+fn bare_host(gateway: &GatewayAddress) -> String {
+    match gateway.url.address() {
+        Some(address) => address.ip().to_string(),
+        None => gateway.url.host().to_string(),
+    }
+}

@@ -1,0 +1,52 @@
+//! One tunnel between a relay and a gateway, or between two relays: how it is dialled and accepted over QUIC or
+//! TLS, how both sides prove who they are, and how streams, datagrams and control messages travel in it.
+//!
+//! Read from the outside in: `dial` and `gate` bring a tunnel up, `tunnel` is the handle that both ends hold,
+//! `stream` and `flow` are what is opened in it, and below them stand the two transports. Modules use only
+//! modules that stand below them.
+#![forbid(unsafe_code)]
+
+pub mod dial;
+mod connect;
+mod dial_error;
+mod proxy_talk;
+pub mod proxy;
+pub mod gate;
+pub mod admission;
+pub mod replay;
+pub mod identity;
+pub mod token;
+pub mod keyring;
+pub mod gateway_file;
+pub mod key;
+pub mod gateway_url;
+pub mod backoff;
+pub mod tunnel;
+pub mod flow;
+pub mod stream;
+mod control;
+mod raw;
+mod over_tls;
+mod mux;
+mod ends;
+mod quic;
+mod over_quic;
+mod framed;
+mod life;
+pub mod settings;
+
+pub use admission::{Admission, Admitted, NotAdmitted};
+pub use backoff::{Backoff, BackoffSettings};
+pub use dial::{Cause, Choice, DialError, Dialer, Dialled, Introduce, Step};
+pub use flow::Flow;
+pub use gate::{AcceptError, EndpointError, Gatekeeper, quic_endpoint};
+pub use gateway_file::{GatewayAddress, GatewayFile, GatewayFileError};
+pub use gateway_url::{GatewayUrl, Host};
+pub use identity::NodeIdentity;
+pub use key::Key;
+pub use keyring::KeyRing;
+pub use proxy::{Proxy, ProxyRules, ProxyUrlError};
+pub use proxy_talk::ProxyError;
+pub use settings::Settings;
+pub use stream::{Incoming, TunnelStream};
+pub use tunnel::{Closed, Figures, OpenError, Transport, Tunnel, TunnelClosed};

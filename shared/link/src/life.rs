@@ -1,0 +1,149 @@
+//! Whether a tunnel lives: when its peer was last heard, its figures, and why it ended.
+
+use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sallyport_wire::{Code, Refusal};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Why a tunnel ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("tunnel closed ({code}): {cause}")]
+pub struct Closed {
+    /// The reason as it stands on the wire.
+    pub code: Code,
+    /// The same for the log.
+    pub cause: String,
+}
+
+/// The tunnel, or the flow, is closed; [`Tunnel::closed`](crate::Tunnel::closed) says why. Also returned for a message
+/// that is too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the tunnel is closed")]
+pub struct TunnelClosed;
+
+/// Shared by everything that belongs to one tunnel.
+#[derive(Debug)]
+pub(crate) struct Life {
+    started: Instant,
+    heard_ms: AtomicU64,
+    rtt_us: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
+    suspicion: OnceLock<String>,
+    over: OnceLock<Closed>,
+    ending: CancellationToken,
+    farewell: CancellationToken,
+}
+
+impl Life {
+    pub(crate) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            heard_ms: AtomicU64::new(0),
+            rtt_us: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            suspicion: OnceLock::new(),
+            over: OnceLock::new(),
+            ending: CancellationToken::new(),
+            farewell: CancellationToken::new(),
+        }
+    }
+
+    /// Ends the tunnel; the first reason stays.
+    pub(crate) fn end(&self, code: Code, cause: impl Into<String>) {
+        let cause = cause.into();
+        if self.over.set(Closed { code, cause }).is_ok() {
+            self.ending.cancel();
+        }
+    }
+
+    /// The connection is gone, for this reason, but what it delivered before may yet say more.
+    pub(crate) fn suspect(&self, cause: String) {
+        drop(self.suspicion.set(cause)); // the first reason stays
+    }
+
+    /// Ends the tunnel as lost, for the reason suspected, if there is one.
+    pub(crate) fn lose(&self, otherwise: &str) {
+        let cause = self.suspicion.get().map_or(otherwise, String::as_str);
+        self.end(Code::TunnelLost, cause);
+    }
+
+    /// Why it ended, if it did.
+    pub(crate) fn over(&self) -> Option<&Closed> {
+        self.over.get()
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn closed(&self) -> Closed {
+        self.ending.cancelled().await;
+        self.over().cloned().unwrap_or_else(|| Closed {
+            code: Code::Internal,
+            cause: String::new(),
+        })
+    }
+
+    /// Cancelled when the tunnel ends.
+    pub(crate) fn ending(&self) -> &CancellationToken {
+        &self.ending
+    }
+
+    /// Cancelled when the last control message has left and the connection may be cut.
+    pub(crate) fn farewell(&self) -> &CancellationToken {
+        &self.farewell
+    }
+
+    /// The peer gave a sign of life.
+    pub(crate) fn hear(&self) {
+        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// When the peer was last heard.
+    pub(crate) fn heard(&self) -> Instant {
+        self.started + Duration::from_millis(self.heard_ms.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn measured(&self, rtt: Duration) {
+        let us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.rtt_us.store(us, Ordering::Relaxed);
+    }
+
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        let us = self.rtt_us.load(Ordering::Relaxed);
+        (us > 0).then(|| Duration::from_micros(us))
+    }
+
+    /// Counts bytes read from the network, which is a sign of life.
+    pub(crate) fn received(&self, bytes: usize) {
+        self.hear();
+        self.received.fetch_add(to_u64(bytes), Ordering::Relaxed);
+    }
+
+    /// Counts bytes written to the network.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.sent.fetch_add(to_u64(bytes), Ordering::Relaxed);
+    }
+
+    /// Bytes written and read so far.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (
+            self.sent.load(Ordering::Relaxed),
+            self.received.load(Ordering::Relaxed),
+        )
+    }
+}
+
+/// A stream's error that carries a code.
+pub(crate) fn broken(code: Code) -> io::Error {
+    Refusal(code).into()
+}
+
+/// Lossless on every platform that we build for.
+pub(crate) fn to_u64(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}

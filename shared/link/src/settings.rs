@@ -1,0 +1,91 @@
+//! Every number of a tunnel, with its reason.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Deadlines, queues and windows of a tunnel. [`Settings::gateway`] and [`Settings::relay`] are the defaults.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The hello or its reply must be there within this time after the handshake. Default 5 s.
+    pub hello_within: Duration,
+    /// A handshake, TCP connect included, must be done within this time. Default 5 s.
+    pub handshake_within: Duration,
+    /// How long a refusal is held back, so that its time says nothing. Default 50 to 150 ms.
+    pub refusal_delay: RangeInclusive<Duration>,
+    /// A ping goes out this often. Default 2 s.
+    pub ping_every: Duration,
+    /// A peer that is silent this long is dead. Default 6 s, three pings.
+    pub dead_after: Duration,
+    /// Control messages must leave within this time. Default 10 s.
+    pub control_write_within: Duration,
+    /// Control messages queued, each way. Default 64.
+    pub control_queue: usize,
+    /// An orderly close may take this long. Default 1 s.
+    pub close_within: Duration,
+    /// A stream that ended without a word about how is an error after this time. Default 10 s.
+    pub finish_within: Duration,
+    /// An open waits this long for the other side's leave. Default 2 s.
+    pub open_within: Duration,
+    /// Most streams that this side opens at once on TLS. Default 500: the yamux crate kills a connection at 513.
+    pub open_tls: usize,
+    /// Most streams that this side opens at once on QUIC. Default 4,096.
+    pub open_quic: usize,
+    /// Most streams that the other side may have open at once on TLS. Default 512 at a relay, 0 at a gateway.
+    pub accept_tls: usize,
+    /// Most streams that the other side may have open at once on QUIC. Default 4,096 at a relay, 0 at a gateway.
+    pub accept_quic: u32,
+    /// Datagrams queued in a flow, each way; the newest is dropped. Default 256.
+    pub flow_queue: usize,
+    /// QUIC: bytes that may be under way on one stream. Default 8 MiB.
+    pub quic_stream_window: u32,
+    /// QUIC: bytes that may be under way on one tunnel. Default 64 MiB.
+    pub quic_window: u32,
+    /// QUIC: bytes kept until they are acknowledged. Default 16 MiB.
+    pub quic_send_window: u64,
+    /// QUIC: bytes of datagrams that may wait on one tunnel, each way. Default 1 MiB.
+    pub datagram_buffer: usize,
+    /// Dialling: the next address, or TLS after QUIC, starts this much later (RFC 8305 §5). Default 250 ms.
+    pub stagger: Duration,
+    /// Dialling: most bytes of a proxy's answer. Default 8 KiB.
+    pub proxy_answer: usize,
+}
+
+impl Settings {
+    /// For the side that dials and serves sessions.
+    #[must_use]
+    pub fn relay() -> Self {
+        Self {
+            hello_within: Duration::from_secs(5),
+            handshake_within: Duration::from_secs(5),
+            refusal_delay: Duration::from_millis(50)..=Duration::from_millis(150),
+            ping_every: Duration::from_secs(2),
+            dead_after: Duration::from_secs(6),
+            control_write_within: Duration::from_secs(10),
+            control_queue: 64,
+            close_within: Duration::from_secs(1),
+            finish_within: Duration::from_secs(10),
+            open_within: Duration::from_secs(2),
+            open_tls: 500,
+            open_quic: 4_096,
+            accept_tls: 512,
+            accept_quic: 4_096,
+            flow_queue: 256,
+            quic_stream_window: 8 * 1024 * 1024,
+            quic_window: 64 * 1024 * 1024,
+            quic_send_window: 16 * 1024 * 1024,
+            datagram_buffer: 1024 * 1024,
+            stagger: Duration::from_millis(250),
+            proxy_answer: 8 * 1024,
+        }
+    }
+
+    /// For the side that accepts: a relay opens nothing but its control stream there.
+    #[must_use]
+    pub fn gateway() -> Self {
+        Self {
+            accept_tls: 0,
+            accept_quic: 0,
+            ..Self::relay()
+        }
+    }
+}

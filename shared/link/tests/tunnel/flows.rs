@@ -1,0 +1,131 @@
+//! Datagrams both ways.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use sallyport_link::{Flow, Settings, Transport};
+use sallyport_wire::Code;
+use sallyport_wire::message::{Head, Kind};
+
+use crate::support::{BOTH, Pair, SOON, pair, pair_with, soon};
+
+fn head() -> Head {
+    Head {
+        kind: Kind::Udp.into(),
+        ..Head::default()
+    }
+}
+
+async fn flow(pair: &Pair) -> (Flow, Flow) {
+    let opened = pair.gateway.open_flow(head()).await.expect("a flow");
+    let incoming = soon(pair.relay.accept()).await.expect("a stream");
+    let (got, stream) = incoming.head(SOON).await.expect("a head");
+    assert_eq!(got.kind(), Kind::Udp);
+    (opened, stream.into_flow(&pair.relay))
+}
+
+/// Sends until it arrives, as who uses datagrams must.
+async fn passes(from: &Flow, to: &Flow, datagram: Bytes) {
+    let sending = async {
+        loop {
+            from.send(datagram.clone()).await.expect("a live flow");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let got: Bytes = tokio::select! {
+        endless = sending => endless,
+        got = to.recv() => got.expect("a live flow"),
+    };
+    assert_eq!(got, datagram);
+}
+
+#[tokio::test]
+async fn datagrams_of_any_size_pass_both_ways() {
+    for transport in BOTH {
+        let pair = pair(transport).await;
+        let (ours, theirs) = flow(&pair).await;
+        for size in [0, 1, 1_100, 1_200, 9_000, 65_535] {
+            let datagram = Bytes::from(vec![u8::try_from(size % 251).expect("small"); size]);
+            soon(passes(&ours, &theirs, datagram.clone())).await;
+            while tokio::time::timeout(Duration::from_millis(150), theirs.recv())
+                .await
+                .is_ok()
+            {}
+            soon(passes(&theirs, &ours, datagram)).await;
+            while tokio::time::timeout(Duration::from_millis(150), ours.recv())
+                .await
+                .is_ok()
+            {}
+        }
+        assert_eq!(ours.dropped() + theirs.dropped(), 0);
+    }
+}
+
+#[tokio::test]
+async fn the_first_datagram_does_not_overtake_its_flow() {
+    for transport in BOTH {
+        for _ in 0..20 {
+            let pair = pair(transport).await;
+            let opened = pair.gateway.open_flow(head()).await.expect("a flow");
+            opened
+                .send(Bytes::from_static(b"first"))
+                .await
+                .expect("a live flow");
+            let incoming = soon(pair.relay.accept()).await.expect("a stream");
+            let (_head, stream) = incoming.head(SOON).await.expect("a head");
+            let taken = stream.into_flow(&pair.relay);
+            assert_eq!(soon(taken.recv()).await.expect("a datagram"), "first");
+        }
+    }
+}
+
+#[tokio::test]
+async fn flows_do_not_mix() {
+    let pair = pair(Transport::Quic).await;
+    let (one, one_end) = flow(&pair).await;
+    let (two, two_end) = flow(&pair).await;
+    soon(passes(&one, &one_end, Bytes::from_static(b"one"))).await;
+    soon(passes(&two, &two_end, Bytes::from_static(b"two"))).await;
+    soon(passes(&one_end, &one, Bytes::from_static(b"one"))).await;
+    soon(passes(&two_end, &two, Bytes::from_static(b"two"))).await;
+}
+
+#[tokio::test]
+async fn a_full_queue_drops_the_newest() {
+    for transport in BOTH {
+        let theirs = Settings {
+            flow_queue: 2,
+            ..Settings::relay()
+        };
+        let pair = pair_with(transport, Settings::gateway(), theirs).await;
+        let (ours, theirs) = flow(&pair).await;
+        for number in 0..10_u8 {
+            ours.send(Bytes::from(vec![number]))
+                .await
+                .expect("a live flow");
+        }
+        // The tunnel itself is in order, so a control stream's round trip is long enough for all of them.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(soon(theirs.recv()).await.expect("a datagram")[0], 0);
+        assert_eq!(soon(theirs.recv()).await.expect("a datagram")[0], 1);
+        soon(passes(&ours, &theirs, Bytes::from_static(b"later"))).await;
+    }
+}
+
+#[tokio::test]
+async fn a_flow_ends_with_either_handle_and_with_the_tunnel() {
+    for transport in BOTH {
+        let pair = pair(transport).await;
+        let (ours, theirs) = flow(&pair).await;
+        drop(ours);
+        assert_eq!(soon(theirs.recv()).await, None);
+        let (ours, theirs) = flow(&pair).await;
+        drop(theirs);
+        assert_eq!(soon(ours.recv()).await, None);
+        assert!(ours.send(Bytes::new()).await.is_err());
+        let (ours, theirs) = flow(&pair).await;
+        pair.relay.close(Code::Closed);
+        assert_eq!(soon(ours.recv()).await, None);
+        assert_eq!(soon(theirs.recv()).await, None);
+    }
+}
