@@ -1,0 +1,182 @@
+//! HTTP with one client connection.
+
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use sallyport_ops::Tasks;
+use sallyport_splice::Duplex;
+use sallyport_wire::Code;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::aborting::Aborting;
+use crate::client::HttpVersion;
+use crate::exchange::Context;
+use crate::executor::Owned;
+use crate::gate::{Ended, Gate};
+use crate::opener::Opener;
+use crate::route::Sites;
+use crate::upstream::Upstreams;
+use crate::{ClientInfo, Limits};
+
+/// Most bytes that hyper buffers each way of a connection of HTTP/1.1; a request head that the gate lets through fits.
+const BUFFER: usize = 64 * 1024;
+
+/// Fields of a request head that hyper takes without being told.
+const HYPER_FIELDS: usize = 100;
+
+/// Serves HTTP to clients and takes what they ask to sessions.
+#[derive(Debug)]
+pub struct Front<O> {
+    opener: Arc<O>,
+    sites: Arc<Sites>,
+    limits: Arc<Limits>,
+    tasks: Tasks,
+    drain: CancellationToken,
+}
+
+impl<O: Opener> Front<O> {
+    /// A front over `opener`. Its tasks, one per stream to a session, belong to `tasks`.
+    pub fn new(opener: O, sites: Sites, limits: Arc<Limits>, tasks: Tasks) -> Arc<Self> {
+        Arc::new(Self {
+            opener: Arc::new(opener),
+            sites: Arc::new(sites),
+            limits,
+            tasks,
+            drain: CancellationToken::new(),
+        })
+    }
+
+    /// Ends connections after the answers that are under way; WebSockets go on until they end by themselves.
+    pub fn drain(&self) {
+        self.drain.cancel();
+    }
+
+    /// Serves one client connection until it ends: HTTP/1.1 or HTTP/2 as its handshake agreed, never as its first bytes
+    /// suggest. It lasts as long as a WebSocket that the connection has become.
+    pub async fn serve<S: Duplex + 'static>(self: &Arc<Self>, io: S, client: ClientInfo) {
+        let http = client.http;
+        let (gate, handle) = Gate::new(io, http, &self.limits);
+        let context = Arc::new(Context {
+            opener: Arc::clone(&self.opener),
+            sites: Arc::clone(&self.sites),
+            limits: Arc::clone(&self.limits),
+            tasks: self.tasks.clone(),
+            client,
+            gate: handle,
+            upstreams: Upstreams::new(
+                Arc::clone(&self.opener),
+                Arc::clone(&self.limits),
+                self.tasks.clone(),
+            ),
+            after: Mutex::default(),
+        });
+        let io = TokioIo::new(Aborting::new(gate, Code::Closed));
+        let served = match http {
+            HttpVersion::One => Box::pin(self.serve_one(io, &context)).await,
+            HttpVersion::Two => Box::pin(self.serve_two(io, &context)).await,
+        };
+        if let Err(error) = served {
+            let ended = context.gate.ended().map(Ended::words);
+            debug!(%error, ended, "a client connection ended");
+        }
+        let after = context
+            .after
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(carry) = after {
+            carry.await;
+        }
+    }
+
+    async fn serve_one<S: Duplex + 'static>(
+        &self,
+        io: TokioIo<Aborting<Gate<S>>>,
+        context: &Arc<Context<O>>,
+    ) -> hyper::Result<()> {
+        let service = service_fn(|request: http::Request<Incoming>| {
+            Box::pin(Arc::clone(context).serve::<S>(request))
+        });
+        // The gate keeps a client that has finished sending, and hyper must go on reading to notice one that broke off.
+        let mut builder = http1::Builder::new();
+        builder
+            .header_read_timeout(None)
+            .max_buf_size(BUFFER)
+            .timer(TokioTimer::new());
+        // The gate has counted already; for hyper any other figure than its own costs time.
+        if self.limits.fields > HYPER_FIELDS {
+            builder.max_headers(self.limits.fields);
+        }
+        let connection = builder.serve_connection(io, service).with_upgrades();
+        self.watch(
+            pin!(connection),
+            |ending| ending.graceful_shutdown(),
+            context,
+        )
+        .await
+    }
+
+    async fn serve_two<S: Duplex + 'static>(
+        &self,
+        io: TokioIo<Aborting<Gate<S>>>,
+        context: &Arc<Context<O>>,
+    ) -> hyper::Result<()> {
+        let limits = &self.limits;
+        let served = Arc::clone(context);
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            Box::pin(Arc::clone(&served).serve::<S>(request))
+        });
+        let connection = http2::Builder::new(Owned(self.tasks.clone()))
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.h2_streams)
+            .initial_stream_window_size(limits.h2_stream_window)
+            .initial_connection_window_size(limits.h2_connection_window)
+            .max_send_buf_size(limits.h2_send_buffer)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(limits.h2_pending_resets)
+            .max_local_error_reset_streams(limits.h2_local_resets)
+            .keep_alive_interval(limits.h2_ping)
+            .keep_alive_timeout(limits.h2_ping_answer)
+            .enable_connect_protocol()
+            .serve_connection(io, service);
+        self.watch(
+            pin!(connection),
+            |ending| ending.graceful_shutdown(),
+            context,
+        )
+        .await
+    }
+
+    /// Drives a connection, asks it to end when it should, and closes streams to sessions that it no longer uses.
+    async fn watch<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        mut connection: Pin<&mut C>,
+        end: impl Fn(Pin<&mut C>),
+        context: &Context<O>,
+    ) -> hyper::Result<()> {
+        let mut sweep = interval((self.limits.upstream_idle / 2).max(Duration::from_millis(10)));
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ending = false;
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => return ended,
+                () = self.drain.cancelled(), if !ending => {
+                    ending = true;
+                    end(connection.as_mut());
+                }
+                () = context.gate.closing(), if !ending => {
+                    ending = true;
+                    end(connection.as_mut());
+                }
+                _ = sweep.tick() => context.upstreams.sweep(),
+            }
+        }
+    }
+}

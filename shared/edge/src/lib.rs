@@ -1,0 +1,46 @@
+//! The front that clients meet.
+//!
+//! The modules stand in the order of a client's way: `establish` turns an accepted socket into a
+//! tunnel, a blind connection or a front connection under one deadline; `front` serves HTTP on the
+//! last of these, behind a `gate` that holds every deadline and budget and refuses what two parsers
+//! could read in two ways; the rest is what `front` does with one request.
+
+pub mod establish;
+pub mod proxy_protocol;
+pub mod clienthello;
+pub mod front;
+mod exchange;
+mod blame;
+mod upgrade;
+mod download;
+mod outgoing;
+mod upstream;
+mod lease;
+mod upload;
+mod aborting;
+mod executor;
+mod answer;
+mod reply;
+pub mod access_log;
+pub mod request;
+pub mod route;
+pub mod forwarded;
+pub mod credential;
+pub mod websocket;
+mod fields;
+pub mod opener;
+pub mod gate;
+pub mod path;
+pub mod host;
+pub mod client;
+pub mod limits;
+
+#[cfg(test)]
+mod testing;
+
+pub use client::ClientInfo;
+pub use establish::{EstablishError, Established, Rules, establish};
+pub use front::Front;
+pub use limits::Limits;
+pub use opener::{Ask, Denial, Found, Opener, Page, Target};
+pub use route::Sites;

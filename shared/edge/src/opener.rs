@@ -1,0 +1,141 @@
+//! What the front asks of its host: where a session is, and a stream to it.
+//!
+//! The gateway answers with tunnels, a relay's own port with its sessions; the front knows neither.
+
+use std::time::Duration;
+
+use sallyport_splice::Duplex;
+use sallyport_wire::message::{Client, Kind, Protocol};
+use sallyport_wire::{Code, SessionId};
+
+/// Finds sessions and opens streams to them.
+pub trait Opener: Send + Sync + 'static {
+    /// A stream to a session. It is used by one client connection for one session and one credential, and closed
+    /// with that connection. A read that fails with [`sallyport_wire::Refusal`] tells the client why.
+    type Stream: Duplex + 'static;
+
+    /// Where a session is, from what is known just now; never waits.
+    ///
+    /// # Errors
+    /// [`Denial`] if there is no such session, or none that HTTP can reach.
+    fn find(&self, session: &SessionId) -> Result<Found, Denial>;
+
+    /// Opens a stream. It may return before the session has answered: a refusal then comes out of the first read.
+    ///
+    /// # Errors
+    /// [`Denial`] if no relay takes the stream.
+    fn open(&self, ask: &Ask) -> impl Future<Output = Result<Self::Stream, Denial>> + Send;
+
+    /// The number of the tunnel that a stream goes through, for [`Ask::avoid`]; `None` if it goes through none.
+    fn tunnel(&self, stream: &Self::Stream) -> Option<u64>;
+
+    /// The page at `/` of the gateway's own name.
+    fn root(&self, accept_json: bool) -> Page;
+}
+
+/// What a request is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A session under `/s/<id>/` of the gateway's own name.
+    Path {
+        /// Its id.
+        session: SessionId,
+    },
+    /// A session under a host name of its own.
+    Host {
+        /// Its id.
+        session: SessionId,
+    },
+    /// `/` of the gateway's own name.
+    Root,
+}
+
+/// How to treat a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its id.
+    pub session: SessionId,
+    /// What it speaks; the front serves [`Protocol::Http`], [`Protocol::Vnc`] and [`Protocol::H2c`].
+    pub protocol: Protocol,
+    /// Whether the session sees `/s/<id>` in front of its paths in path mode.
+    pub keep_prefix: bool,
+    /// Time to the head of an answer; `None` leaves it to [`crate::Limits::answer`].
+    pub answer_within: Option<Duration>,
+    /// Whether clients without identity are let in.
+    pub anonymous: bool,
+}
+
+/// A session that cannot be reached, or not now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {cause}")]
+pub struct Denial {
+    /// What the client hears, and its HTTP status.
+    pub code: Code,
+    /// The session, where the client may hear its name.
+    pub session: Option<SessionId>,
+    /// When to try again, where that is known.
+    pub retry_after: Option<Duration>,
+    /// The tunnel that failed, so that a second try avoids it.
+    pub tunnel: Option<u64>,
+    /// For the log only: names node and cause.
+    pub cause: String,
+}
+
+impl Denial {
+    /// A denial with neither session nor time.
+    #[must_use]
+    pub fn new(code: Code, cause: impl Into<String>) -> Self {
+        Self {
+            code,
+            session: None,
+            retry_after: None,
+            tunnel: None,
+            cause: cause.into(),
+        }
+    }
+}
+
+/// A stream that is wanted.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// The session, as [`Opener::find`] gave it.
+    pub found: Found,
+    /// What the stream is for.
+    pub kind: Kind,
+    /// Where the client is.
+    pub client: Client,
+    /// Id of the request that needs the stream.
+    pub request_id: String,
+    /// The client's login cookie or bearer token, empty for none; the relay decides on it, per stream.
+    pub credential: String,
+    /// Raw gateway port; 0 for HTTP.
+    pub port: u16,
+    /// What keeps a client on the same member of a pool.
+    pub sticky: Option<String>,
+    /// Tunnels that failed for this request.
+    pub avoid: Vec<u64>,
+}
+
+impl std::fmt::Debug for Ask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ask")
+            .field("session", &self.found.session)
+            .field("kind", &self.kind)
+            .field("request_id", &self.request_id)
+            .field("credential", &!self.credential.is_empty())
+            .field("port", &self.port)
+            .field("avoid", &self.avoid)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A page of the gateway itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// HTTP status.
+    pub status: http::StatusCode,
+    /// Media type of the body.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: bytes::Bytes,
+}
