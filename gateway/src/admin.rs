@@ -1,0 +1,69 @@
+//! What the administrator can ask of a running gateway.
+
+use std::sync::Arc;
+
+use http::Method;
+use sallyport_ops::{Admin, AdminError, AdminRequest, Metrics, Ready};
+use sallyport_wire::{Code, NodeName};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tracing::warn;
+
+use crate::hub::Hub;
+use crate::status;
+
+/// Everything as JSON.
+pub const STATUS: &str = "/status";
+/// Every node whose name is bound.
+pub const RELAYS: &str = "/relays";
+/// Releases a node's name: `{"node": "…"}`.
+pub const FORGET: &str = "/relays/forget";
+
+/// The admin server of a gateway.
+pub fn admin(hub: &Arc<Hub>, metrics: Metrics, ready: Ready) -> Arc<Admin> {
+    let (for_status, for_relays, for_forget) = (Arc::clone(hub), Arc::clone(hub), Arc::clone(hub));
+    let admin = Admin::new(metrics, ready)
+        .route(Method::GET, STATUS, move |_request| {
+            let answer = as_json(&status::status(&for_status));
+            Box::pin(async move { answer })
+        })
+        .route(Method::GET, RELAYS, move |_request| {
+            let answer = as_json(&status::relays(&for_relays));
+            Box::pin(async move { answer })
+        })
+        .route(Method::POST, FORGET, move |request| {
+            let answer = forget(&for_forget, &request);
+            Box::pin(async move { answer })
+        });
+    Arc::new(admin)
+}
+
+fn as_json(value: &impl Serialize) -> Result<Value, AdminError> {
+    serde_json::to_value(value).map_err(|error| {
+        AdminError::new(http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    })
+}
+
+/// Releases a name. Tunnels of the node end: whoever comes next under the name may bring another key.
+fn forget(hub: &Hub, request: &AdminRequest) -> Result<Value, AdminError> {
+    let node = request
+        .body
+        .as_ref()
+        .and_then(|body| body.get("node"))
+        .and_then(Value::as_str);
+    let node = node.ok_or_else(|| AdminError::bad_request("which node?"))?;
+    let node: NodeName = node
+        .parse()
+        .map_err(|error| AdminError::bad_request(format!("{error}")))?;
+    if !hub.names.forget(&node) {
+        return Err(AdminError::not_found(format!(
+            "no node of the name `{node}` is known"
+        )));
+    }
+    let tunnels = hub.registry().members(&node).len();
+    hub.expel(&node, Code::Superseded);
+    hub.change(|registry| registry.release_homes(&node));
+    hub.heard_of(&node);
+    warn!(%node, tunnels, "node name released by the administrator");
+    Ok(json!({ "node": node, "tunnels": tunnels }))
+}

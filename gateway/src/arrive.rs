@@ -1,0 +1,256 @@
+//! A relay at the door: who it is, whether its name is its own, and whether it may join.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use sallyport_link::admission::{Admitted, NotAdmitted};
+use sallyport_link::key::Key;
+use sallyport_link::{Gatekeeper, Transport};
+use sallyport_wire::message::{Hello, Refused, Welcome};
+use sallyport_wire::{BINDING_LEN, Code, NodeName};
+use time::OffsetDateTime;
+use tracing::{info, warn};
+
+use crate::hub::Hub;
+use crate::names::{Binding, Claim, ClaimError, NodeKey};
+use crate::registry::{NotJoined, Who};
+
+/// When a relay may come back that was refused for want of room, or because the gateway drains.
+const COME_BACK: Duration = Duration::from_secs(5);
+
+/// One relay at the door.
+#[derive(Debug)]
+pub struct Visitor {
+    hub: Arc<Hub>,
+    arrival: OnceLock<Arrival>,
+}
+
+/// A relay that was let in.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// Number that its tunnel has.
+    pub tunnel: u64,
+    /// What it proved.
+    pub admitted: Admitted,
+    /// The key that it proved it with.
+    pub key: Arc<Key>,
+}
+
+/// Why a relay is refused: what it hears, and what the log says.
+struct Refusal {
+    code: Code,
+    cause: String,
+    kid: Option<String>,
+    skew: Option<i64>,
+    retry_after: Duration,
+}
+
+impl Visitor {
+    /// Somebody whose hello has not been read yet.
+    pub const fn new(hub: Arc<Hub>) -> Self {
+        Self {
+            hub,
+            arrival: OnceLock::new(),
+        }
+    }
+
+    /// What is known of it once it was let in.
+    pub fn into_arrival(self) -> Option<Arrival> {
+        self.arrival.into_inner()
+    }
+}
+
+impl Arrival {
+    /// As the registry knows it.
+    pub fn who(&self) -> Who {
+        let admitted = &self.admitted;
+        Who {
+            node: admitted.node.clone(),
+            key: NodeKey::new(admitted.node_key),
+            generation: admitted.generation,
+            successor_of: admitted.successor_of.unwrap_or(0),
+            cluster: admitted.scope.cluster.clone(),
+            site: admitted.site.clone(),
+            software: admitted.software.clone(),
+        }
+    }
+}
+
+impl Gatekeeper for Visitor {
+    fn admit(
+        &self,
+        hello: &Hello,
+        binding: &[u8; BINDING_LEN],
+        peer: SocketAddr,
+        transport: Transport,
+    ) -> Result<Welcome, Refused> {
+        match self.hub.examine(hello, binding, peer) {
+            Ok(arrival) => {
+                let welcome = self.hub.welcome(&arrival);
+                let _only_once = self.arrival.set(arrival);
+                Ok(welcome)
+            }
+            Err(refusal) => {
+                self.hub.figures.refusal(refusal.code);
+                if let Some(unlogged) = self.hub.refusals.pass(peer.ip()) {
+                    let node: String = hello.node.chars().take(64).collect();
+                    let Refusal {
+                        code,
+                        cause,
+                        kid,
+                        skew,
+                        ..
+                    } = &refusal;
+                    warn!(%peer, %transport, node, kid, %code, cause, skew, unlogged, "relay refused");
+                }
+                let retry_after = refusal.retry_after.as_millis();
+                let retry_after_ms = u32::try_from(retry_after).unwrap_or(u32::MAX);
+                Err(Refused {
+                    code: refusal.code.number(),
+                    retry_after_ms,
+                })
+            }
+        }
+    }
+}
+
+impl Hub {
+    fn examine(
+        &self,
+        hello: &Hello,
+        binding: &[u8; BINDING_LEN],
+        peer: SocketAddr,
+    ) -> Result<Arrival, Refusal> {
+        if self.is_draining() {
+            return Err(Refusal::new(
+                Code::Draining,
+                "the gateway drains",
+                COME_BACK,
+            ));
+        }
+        self.check_penalty(peer)?;
+        let admitted = self.admission.check(hello, binding, SystemTime::now());
+        let admitted = admitted.map_err(|error| self.not_admitted(error, peer))?;
+        let key = self.keys.live(&admitted.kid, OffsetDateTime::now_utc());
+        let key = key.map_err(|error| {
+            Refusal::new(Code::Unauthorised, &error.to_string(), Duration::ZERO)
+        })?;
+        let arrival = Arrival {
+            tunnel: self.number(),
+            admitted,
+            key,
+        };
+        let refusal = |code: Code, cause: &str| Refusal {
+            kid: Some(arrival.admitted.kid.clone()),
+            ..Refusal::new(code, cause, COME_BACK)
+        };
+        // First whether it may join: a name is neither bound for, nor taken over by, a relay that stays out.
+        self.may_join(&arrival.who())
+            .map_err(|error| refusal(error.code(), &error.to_string()))?;
+        self.claim(&arrival).map_err(|error| match error {
+            ClaimError::Taken => refusal(Code::NameTaken, &error.to_string()),
+            ClaimError::Full | ClaimError::Share => refusal(Code::Limit, &error.to_string()),
+        })?;
+        self.save_name(&arrival.admitted.node)
+            .map_err(|cause| refusal(Code::Internal, &format!("its name is not saved: {cause}")))?;
+        Ok(arrival)
+    }
+
+    /// A source that failed often waits, unless relays live there: one that is set up wrongly must not
+    /// keep out the others behind the same address.
+    fn check_penalty(&self, peer: SocketAddr) -> Result<(), Refusal> {
+        let Some(left) = self.penalties.is_punished(peer.ip()) else {
+            return Ok(());
+        };
+        let here = |address: SocketAddr| address.ip().to_canonical() == peer.ip().to_canonical();
+        if self
+            .registry()
+            .tunnels()
+            .any(|member| here(member.tunnel.remote()))
+        {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Code::Unauthorised,
+            "its source failed too often",
+            left,
+        ))
+    }
+
+    fn not_admitted(&self, error: NotAdmitted, peer: SocketAddr) -> Refusal {
+        // A gateway that can take no more tokens is not its fault.
+        let faulty = error.code.blame() == sallyport_wire::Blame::Asker;
+        if faulty && error.code != Code::Limit {
+            self.penalties.punish(peer.ip());
+        }
+        Refusal {
+            kid: error.kid,
+            skew: error.skew,
+            ..Refusal::new(error.code, &error.cause, Duration::ZERO)
+        }
+    }
+
+    fn may_join(&self, who: &Who) -> Result<(), NotJoined> {
+        let registry = self.registry();
+        match self.names.is_anothers(&who.node, who.key) {
+            true => registry.may_take_over(who),
+            false => registry.may_join(who),
+        }
+    }
+
+    fn claim(&self, arrival: &Arrival) -> Result<(), ClaimError> {
+        let node = &arrival.admitted.node;
+        let binding = Binding {
+            key: NodeKey::new(arrival.admitted.node_key),
+            kid: arrival.admitted.kid.clone(),
+            ephemeral: arrival.admitted.scope.ephemeral,
+        };
+        let misses = self.config().tunnels.probe_misses;
+        let is_dead = || self.registry().is_dead(node, misses);
+        match self.names.claim(node, binding, is_dead)? {
+            Claim::Known => {}
+            Claim::Bound => info!(%node, kid = arrival.admitted.kid, "node name bound"),
+            Claim::Rekeyed => {
+                warn!(%node, kid = arrival.admitted.kid, "node_rekeyed");
+                self.expel(node, Code::NameTaken);
+            }
+        }
+        Ok(())
+    }
+
+    /// Before the welcome, for a crash must not free a name that a node was told is its own. It happens once in
+    /// the life of a name, so a thread may be spent on it.
+    fn save_name(&self, node: &NodeName) -> io::Result<()> {
+        if self.names.is_saved(node) {
+            return Ok(());
+        }
+        tokio::task::block_in_place(|| self.names.save())
+    }
+
+    fn welcome(&self, arrival: &Arrival) -> Welcome {
+        let config = self.config();
+        Welcome {
+            version: arrival.admitted.version,
+            gateway: config.url.to_string(),
+            tunnel: arrival.tunnel,
+            features: arrival.admitted.features.clone(),
+            max_streams: u32::try_from(config.tunnels.streams).unwrap_or(u32::MAX),
+            tunnels: 0,
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+impl Refusal {
+    fn new(code: Code, cause: &str, retry_after: Duration) -> Self {
+        Self {
+            code,
+            cause: cause.to_owned(),
+            kid: None,
+            skew: None,
+            retry_after,
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! A tunnel from the moment it is up until it is gone: what its relay says, and whether it may stay.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sallyport_link::Tunnel;
+use sallyport_link::admission::Admitted;
+use sallyport_link::key::Key;
+use sallyport_wire::message::{Advertise, Advertised, ControlKind, Drain, RefusedOffer, Rotate};
+use sallyport_wire::{Code, NodeName};
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{debug, info, info_span, warn};
+
+use crate::arrive::Arrival;
+use crate::hub::Hub;
+use crate::probes;
+use crate::registry::{Grant, Member, NotTaken};
+
+/// How often it is looked whether a tunnel may stay: a key that was revoked ends its tunnels within 5 s.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Within this time relays dial another gateway, or this one again, when it drains.
+const REDIAL_WITHIN: Duration = Duration::from_secs(10);
+
+/// Advertisements are taken at most this often from one tunnel; the rest waits in the tunnel.
+const ADVERTISE_EVERY: Duration = Duration::from_millis(20);
+
+impl Hub {
+    /// Takes a tunnel that is up, and attends it in a task of its own.
+    pub fn attend(self: &Arc<Self>, tunnel: &Tunnel, arrival: Arrival) {
+        let who = arrival.who();
+        let Arrival {
+            tunnel: id,
+            admitted,
+            key,
+        } = arrival;
+        let grant = Grant {
+            kid: admitted.kid.clone(),
+            scope: admitted.scope.clone(),
+        };
+        let member = Arc::new(Member::new(id, who, grant, tunnel.clone()));
+        let span = info_span!("tunnel", node = %admitted.node, tunnel = id);
+        let joined = self.change(|registry| registry.join(&member, Instant::now()));
+        match joined {
+            Ok(older) => {
+                for old in older {
+                    info!(node = %old.who.node, tunnel = old.id, "tunnel superseded");
+                    old.tunnel.close(Code::Superseded);
+                }
+            }
+            Err(why) => {
+                warn!(parent: &span, code = %why.code(), cause = %why, "tunnel refused");
+                self.figures.refusal(why.code());
+                return tunnel.close(why.code());
+            }
+        }
+        let attendance = Attendance {
+            hub: Arc::clone(self),
+            member: Arc::clone(&member),
+            admitted,
+            key,
+            proven: Instant::now(),
+            rotated: None,
+            said: Advertise::default(),
+        };
+        self.tasks.spawn(span.clone(), attendance.run());
+        let prober = Arc::clone(self);
+        self.tasks
+            .spawn(span, async move { probes::run(&prober, &member).await });
+    }
+
+    /// Closes every tunnel of a node.
+    pub fn expel(&self, node: &NodeName, code: Code) {
+        let members = self.registry().members(node).to_vec();
+        for member in members {
+            self.change(|registry| registry.leave(member.id, Instant::now()));
+            member.tunnel.close(code);
+        }
+    }
+}
+
+/// One tunnel and what its stay rests on. Dropped with the task, it takes the tunnel off the registry.
+#[derive(Debug)]
+struct Attendance {
+    hub: Arc<Hub>,
+    member: Arc<Member<Tunnel>>,
+    admitted: Admitted,
+    key: Arc<Key>,
+    proven: Instant,
+    rotated: Option<Instant>,
+    said: Advertise,
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        self.hub
+            .change(|registry| registry.leave(self.member.id, Instant::now()));
+        self.member.tunnel.close(Code::Closed);
+    }
+}
+
+/// Waits until the gateway drains.
+async fn begins(draining: &mut watch::Receiver<bool>) {
+    if draining.wait_for(|draining| *draining).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+impl Attendance {
+    async fn run(mut self) {
+        let tunnel = self.member.tunnel.clone();
+        let transport = tunnel.transport();
+        let (remote, generation) = (tunnel.remote(), self.member.who.generation);
+        info!(%transport, %remote, generation, kid = self.admitted.kid, "relay joined");
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut draining = self.hub.draining();
+        let mut told = false;
+        loop {
+            tokio::select! {
+                message = tunnel.control() => match message {
+                    Some(message) => self.hear(message).await,
+                    None => break,
+                },
+                _ = look.tick() => self.look().await,
+                () = begins(&mut draining), if !told => {
+                    told = true;
+                    self.tell_drain().await;
+                }
+            }
+        }
+        let closed = tunnel.closed().await;
+        info!(code = %closed.code, cause = closed.cause, "tunnel ended");
+    }
+
+    async fn hear(&mut self, message: ControlKind) {
+        match message {
+            ControlKind::Advertise(advertise) => {
+                self.said = advertise;
+                self.advertise().await;
+                tokio::time::sleep(ADVERTISE_EVERY).await;
+            }
+            ControlKind::Drain(_) => {
+                info!("relay drains this tunnel");
+                self.member.drain();
+            }
+            ControlKind::Rotate(rotate) => self.renew(&rotate).await,
+            ControlKind::Advertised(_)
+            | ControlKind::Ping(_)
+            | ControlKind::Pong(_)
+            | ControlKind::Finish(_)
+            | ControlKind::Reset(_) => debug!("a message that a relay does not send was skipped"),
+        }
+    }
+
+    /// Puts what the relay said last in force, as far as its key allows, and answers it.
+    async fn advertise(&self) {
+        let now = Instant::now();
+        let refused = self
+            .hub
+            .change(|registry| registry.advertise(self.member.id, &self.said, now));
+        let Some(refused) = refused else {
+            return;
+        };
+        self.hub.heard_of(&self.member.who.node);
+        for NotTaken { id, code } in &refused {
+            let session: String = id.chars().take(64).collect();
+            warn!(session, %code, "session refused");
+            self.hub.figures.refusal(*code);
+        }
+        let offers = self.said.home.len().saturating_add(self.said.via.len());
+        debug!(
+            offers,
+            refused = refused.len(),
+            revision = self.said.revision,
+            "advertised"
+        );
+        let refused = refused
+            .into_iter()
+            .map(|NotTaken { id, code }| RefusedOffer {
+                id,
+                code: code.number(),
+            });
+        let answer = Advertised {
+            revision: self.said.revision,
+            refused: refused.collect(),
+        };
+        self.send(ControlKind::Advertised(answer)).await;
+    }
+
+    async fn renew(&mut self, rotate: &Rotate) {
+        // Before anything is checked: each token takes a place in the memory of those that were used.
+        let rotated = self.rotated.replace(Instant::now());
+        let least = self.hub.config().tunnels.rotate_every;
+        if rotated.is_some_and(|before| before.elapsed() < least) {
+            return self.end(Code::Limit, "fresh tokens came too fast");
+        }
+        let binding = self.member.tunnel.binding();
+        let now = SystemTime::now();
+        match self
+            .hub
+            .admission
+            .renew(&self.admitted, rotate, binding, now)
+        {
+            Ok(admitted) => match self.hub.keys.live(&admitted.kid, now.into()) {
+                Ok(key) => {
+                    debug!(kid = admitted.kid, "token renewed");
+                    self.admitted = admitted;
+                    self.proven = Instant::now();
+                    self.regrant(key).await;
+                }
+                Err(error) => self.end(Code::Unauthorised, &error.to_string()),
+            },
+            // The last token is good until it is too old: a gateway that is full ends nobody.
+            Err(error) if error.code == Code::Limit => {
+                warn!(
+                    kid = error.kid,
+                    cause = error.cause,
+                    "fresh token not taken"
+                );
+            }
+            Err(error) => self.end(error.code, &error.cause),
+        }
+    }
+
+    /// Whether the tunnel may stay: its key lives, still allows it, and was proven not long ago.
+    async fn look(&mut self) {
+        if self.proven.elapsed() > self.hub.config().tunnels.token_age {
+            return self.end(Code::Unauthorised, "no fresh token was presented");
+        }
+        match self
+            .hub
+            .keys
+            .live(&self.admitted.kid, OffsetDateTime::now_utc())
+        {
+            Err(error) => self.end(Code::Unauthorised, &error.to_string()),
+            Ok(key) if !key.same_material(&self.key) => {
+                self.end(Code::Unauthorised, "its key was replaced");
+            }
+            Ok(key) => self.regrant(key).await,
+        }
+    }
+
+    /// Takes over what the key allows now; what the relay said is judged again if that changed.
+    async fn regrant(&mut self, key: Arc<Key>) {
+        let grant = Grant {
+            kid: self.admitted.kid.clone(),
+            scope: key.scope.clone(),
+        };
+        self.key = key;
+        let before = self.member.grant();
+        if *before == grant {
+            return;
+        }
+        let who = &self.member.who;
+        if !grant.scope.nodes.matches(who.node.as_str()) || grant.scope.cluster != who.cluster {
+            return self.end(Code::OutOfScope, "its key is not for this node any more");
+        }
+        let judge = before.scope != grant.scope;
+        self.member.regrant(grant);
+        if judge {
+            self.advertise().await;
+        }
+    }
+
+    async fn tell_drain(&self) {
+        let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        let drain = Drain {
+            redial_in_ms: milliseconds(REDIAL_WITHIN),
+            finish_by_ms: milliseconds(self.hub.config().drain),
+        };
+        self.send(ControlKind::Drain(drain)).await;
+    }
+
+    async fn send(&self, message: ControlKind) {
+        if let Err(error) = self.member.tunnel.send(message).await {
+            debug!(%error, "nothing was sent");
+        }
+    }
+
+    fn end(&self, code: Code, cause: &str) {
+        warn!(kid = self.admitted.kid, %code, cause, "tunnel ended by the gateway");
+        self.hub.figures.refusal(code);
+        self.member.tunnel.close(code);
+    }
+}

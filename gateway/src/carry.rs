@@ -1,0 +1,131 @@
+//! A client without identity, joined to a session: what raw TCP and passthrough have in common.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sallyport_edge::opener::Denial;
+use sallyport_link::TunnelStream;
+use sallyport_splice::{Duplex, Ended, EndedBy};
+use sallyport_wire::Refusal;
+use sallyport_wire::message::{Client, Kind};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::config::Destination;
+use crate::hub::Hub;
+use crate::open::{Opened, Want};
+
+/// How often a stream that no tunnel took is tried again on another one: all tunnels of a node may end at once,
+/// and there are at most eight.
+const RETRIES: usize = 8;
+
+/// A client without identity.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// How its stream is to be treated.
+    pub kind: Kind,
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// Where it came to.
+    pub local: SocketAddr,
+    /// Server name that it asked for; empty for none.
+    pub host: String,
+    /// Raw port that it came to; none for passthrough.
+    pub port: Option<u16>,
+    /// Id of its connection, the same in every log line about it.
+    pub id: String,
+}
+
+impl Caller {
+    /// What a stream for this client is wanted for.
+    pub fn want(&self) -> Want {
+        Want {
+            kind: self.kind,
+            client: Client {
+                address: self.address.to_string(),
+                host: self.host.clone(),
+                tls: self.kind == Kind::Tls,
+                local: self.local.to_string(),
+            },
+            request_id: self.id.clone(),
+            credential: String::new(),
+            port: self.port,
+            sticky: Some(self.address.ip().to_string()),
+            avoid: Vec::new(),
+        }
+    }
+}
+
+/// Carries a client's bytes to a session and back until both are done.
+pub async fn carry<C: Duplex>(hub: &Arc<Hub>, to: &Destination, caller: &Caller, mut client: C) {
+    let start = Instant::now();
+    let opened = match open(hub, to, caller.want()).await {
+        Ok(opened) => opened,
+        Err(denial) => {
+            hub.figures.refusal(denial.code);
+            client.abort(denial.code.number());
+            return warn!(target: "sallyport::access", id = caller.id, client = %caller.address, %to,
+                code = %denial.code, cause = denial.cause, "stream denied");
+        }
+    };
+    let Opened {
+        mut stream,
+        passage,
+    } = opened;
+    let limits = limits(hub);
+    let ended = Box::pin(sallyport_splice::run(
+        &mut client,
+        &mut stream,
+        &limits,
+        passage.meter(),
+    ))
+    .await;
+    let (node, session) = (&passage.node, &passage.session);
+    let Ended { up, down, by } = &ended;
+    let (kind, elapsed) = (caller.kind, start.elapsed());
+    let (id, client, ended_by) = (&caller.id, caller.address, by.word());
+    let cause = cause(by);
+    info!(target: "sallyport::access", id, ?kind, %client, %session, %node, up, down,
+        milliseconds = milliseconds(elapsed), ended_by, cause, "stream ended");
+}
+
+async fn open(hub: &Hub, to: &Destination, mut want: Want) -> Result<Opened<TunnelStream>, Denial> {
+    loop {
+        let denial = match hub.open_stream(to, &want).await {
+            Ok(opened) => return Ok(opened),
+            Err(denial) => denial,
+        };
+        match denial.tunnel {
+            Some(tunnel) if want.avoid.len() < RETRIES => {
+                debug!(cause = denial.cause, "trying another tunnel");
+                want.avoid.push(tunnel);
+            }
+            _ => return Err(denial),
+        }
+    }
+}
+
+fn limits(hub: &Hub) -> sallyport_splice::Limits {
+    let limits = &hub.config().limits;
+    sallyport_splice::Limits {
+        idle: Some(limits.idle),
+        closing: Some(limits.half_closed),
+        write_stall: Some(limits.write_stall),
+        ..sallyport_splice::Limits::default()
+    }
+}
+
+fn cause(by: &EndedBy) -> Option<String> {
+    match by {
+        EndedBy::Client(error) | EndedBy::Session(error) => Some(
+            Refusal::in_chain(error)
+                .map_or_else(|| error.to_string(), |refusal| refusal.0.word().to_owned()),
+        ),
+        EndedBy::Both | EndedBy::Idle | EndedBy::Closing | EndedBy::WriteStall(_) => None,
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

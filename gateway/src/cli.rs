@@ -1,0 +1,266 @@
+//! The command line.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+use sallyport_ops::admin::{AskError, ask};
+use sallyport_ops::privileges::raise_descriptor_limit;
+use sallyport_ops::{ConfigError, Exit, places};
+use sallyport_wire::NodeName;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use crate::budget::{Budget, TooFew};
+use crate::config::{self, Config};
+use crate::files::{self, FilesError};
+use crate::init::{self, InitArgs, InitError};
+use crate::keys::{self, KeyArgs, KeysError};
+use crate::names::{Names, NamesError};
+use crate::serve::{self, ServeError};
+use crate::{admin, status};
+
+/// The Sallyport gateway: one public URL in front of relays that dial out
+#[derive(Debug, Parser)]
+#[command(name = "sallyport-gateway", version, arg_required_else_help = true)]
+struct Cli {
+    /// Configuration file [default: gateway.toml in the configuration directory]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write configuration, keys and certificate of a new gateway
+    Init(InitArgs),
+    /// Run the gateway
+    Run,
+    /// Check configuration, keys, certificate and limits
+    Check,
+    /// Relays, tunnels, sessions and streams of the running gateway
+    Status {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Nodes that the running gateway knows
+    Relays {
+        /// One JSON array
+        #[arg(long)]
+        json: bool,
+        #[command(subcommand)]
+        command: Option<Relays>,
+    },
+    /// Keys that relays authenticate with
+    Key(KeyArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum Relays {
+    /// Release the name of a node, so that another node key may take it; its tunnels end
+    Forget {
+        /// Name of the node
+        node: NodeName,
+    },
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error(transparent)]
+    Names(#[from] NamesError),
+    #[error(transparent)]
+    TooFew(#[from] TooFew),
+    #[error(transparent)]
+    Init(#[from] InitError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error("writing the output: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl CommandError {
+    const fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) | Self::Files(_) | Self::Names(_) | Self::TooFew(_) => Exit::Config,
+            Self::Serve(error) if error.is_configuration() => Exit::Config,
+            Self::Init(_) | Self::Keys(_) | Self::Serve(_) | Self::Ask(_) | Self::Io(_) => {
+                Exit::Failure
+            }
+        }
+    }
+}
+
+/// Runs the command of the process's arguments.
+#[must_use]
+pub fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody is left to tell that the terminal is gone.
+            drop(error.print());
+            return if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            };
+        }
+    };
+    let mut out = io::stdout().lock();
+    match run(cli, &mut out).and_then(|()| Ok(out.flush()?)) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            drop(writeln!(io::stderr(), "sallyport-gateway: {error}"));
+            error.exit()
+        }
+    }
+}
+
+fn run(cli: Cli, out: &mut dyn Write) -> Result<(), CommandError> {
+    let path = cli
+        .config
+        .unwrap_or_else(|| places::config_dir().join(config::FILE));
+    match cli.command {
+        Command::Init(args) => {
+            init::run(&args, out)?;
+        }
+        Command::Run => serve::run(Config::load(&path)?)?,
+        Command::Check => check(&path, out)?,
+        Command::Status { json } => {
+            let answer = asked(&path, "GET", admin::STATUS, None)?;
+            if json {
+                writeln!(out, "{answer:#}")?;
+            } else {
+                write!(out, "{}", status::as_text(&answer))?;
+            }
+        }
+        Command::Relays {
+            json,
+            command: None,
+        } => relays(&path, json, out)?,
+        Command::Relays {
+            command: Some(Relays::Forget { node }),
+            ..
+        } => {
+            let answer = asked(&path, "POST", admin::FORGET, Some(json!({ "node": node })))?;
+            let tunnels = answer.get("tunnels").and_then(Value::as_u64).unwrap_or(0);
+            writeln!(
+                out,
+                "The name {node} is free again; {tunnels} tunnels were ended."
+            )?;
+        }
+        Command::Key(args) => {
+            let file = Config::load(&path)?.gateway_file;
+            keys::run(&args, &file, OffsetDateTime::now_utc(), out)?;
+        }
+    }
+    Ok(())
+}
+
+fn relays(path: &Path, json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
+    let answer = asked(path, "GET", admin::RELAYS, None)?;
+    if json {
+        writeln!(out, "{answer:#}")?;
+        return Ok(());
+    }
+    let rows = answer.as_array().map(Vec::as_slice).unwrap_or_default();
+    write!(out, "{}", status::listing(rows, status::RELAYS))?;
+    Ok(())
+}
+
+/// Says of each part that it is well, and stops at the first that is not.
+fn check(path: &Path, out: &mut dyn Write) -> Result<(), CommandError> {
+    let config = Config::load(path)?;
+    writeln!(out, "configuration  ok  {}", path.display())?;
+    let identity = files::identity(&config)?;
+    let (names, until) = (identity.names().join(", "), identity.not_after().date());
+    writeln!(out, "certificate    ok  {names}, until {until}")?;
+    let keys = files::keys(&config)?.keys.len();
+    writeln!(
+        out,
+        "keys           ok  {keys} in {}",
+        config.gateway_file.display()
+    )?;
+    let known = Names::load(&config.state_dir, config.tunnels.names)?
+        .all()
+        .len();
+    writeln!(
+        out,
+        "names          ok  {known} in {}",
+        config.state_dir.display()
+    )?;
+    let budget = Budget::compute(&config, raise_descriptor_limit()?)?;
+    writeln!(
+        out,
+        "limits         ok  {} clients, {} tunnels",
+        budget.clients, budget.tunnels
+    )?;
+    Ok(())
+}
+
+/// Asks the running gateway of this configuration.
+fn asked(
+    path: &Path,
+    method: &str,
+    route: &str,
+    body: Option<Value>,
+) -> Result<Value, CommandError> {
+    let socket = places::admin_socket("gateway", path);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(ask(&socket, method, route, body))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from([&["sallyport-gateway"], args].concat())
+    }
+
+    fn failed(args: &[&str]) -> Exit {
+        let cli = parse(args).expect("a command");
+        run(cli, &mut Vec::new())
+            .expect_err("it cannot work")
+            .exit()
+    }
+
+    #[test]
+    fn the_commands_fit_together() {
+        Cli::command().debug_assert();
+        assert!(parse(&["relays", "forget", "n1", "--config", "x.toml"]).is_ok());
+        assert!(parse(&["status", "--json"]).is_ok());
+        assert!(parse(&["relays", "forget", "Not A Node"]).is_err());
+    }
+
+    #[test]
+    fn a_bad_configuration_has_an_exit_code_of_its_own() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("gateway.toml");
+        let config = path.to_str().expect("UTF-8");
+        std::fs::write(&path, "url = \"https://gw.example.org\"\nurll = 1\n").expect("writable");
+
+        for command in ["check", "run"] {
+            assert_eq!(failed(&[command, "--config", config]), Exit::Config);
+        }
+        assert_eq!(
+            failed(&["status", "--config", config]),
+            Exit::Failure,
+            "nothing runs there"
+        );
+    }
+}

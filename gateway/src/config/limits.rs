@@ -1,0 +1,97 @@
+//! The gateway's own limits, each with its default.
+
+use std::time::Duration;
+
+use sallyport_edge::limits::duration;
+use serde::Deserialize;
+
+/// Limits of tunnels and of what is remembered of them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tunnels {
+    /// Tunnels of all nodes together (8,192).
+    pub most: usize,
+    /// Tunnels of one process of a node: four, and as many while they are replaced (8).
+    pub per_node: usize,
+    /// Sessions that one tunnel may offer (2,048).
+    pub sessions: usize,
+    /// Streams on a tunnel over TLS (500).
+    pub streams: usize,
+    /// Node names bound to a node key (65,536).
+    pub names: usize,
+    /// Of these, names bound with one key of gateway.json (4,096).
+    pub names_per_key: usize,
+    /// Lost homes remembered (65,536).
+    pub lost_homes: usize,
+    /// How long a lost home is remembered (24 h).
+    #[serde(deserialize_with = "duration")]
+    pub lost_for: Duration,
+    /// How long no other node may take a lost home; 0 for not at all (60 s).
+    #[serde(deserialize_with = "duration")]
+    pub home_grace: Duration,
+    /// How long after a start a session of a node that is still missing counts as lost, not as unknown (60 s).
+    #[serde(deserialize_with = "duration")]
+    pub settle: Duration,
+    /// Between probes of the data plane (2 s).
+    #[serde(deserialize_with = "duration")]
+    pub probe_every: Duration,
+    /// Probes missed in a row before a tunnel is closed (3).
+    pub probe_misses: u32,
+    /// How old a tunnel's last token may grow: relays present one every 10 min (12 min).
+    #[serde(deserialize_with = "duration")]
+    pub token_age: Duration,
+    /// Between two fresh tokens of one tunnel at least; one that is faster is closed (10 s).
+    #[serde(deserialize_with = "duration")]
+    pub rotate_every: Duration,
+    /// Share of `limits.handshakes`, in percent (0 to 100), from which on a relay that dials over QUIC must prove
+    /// its address before anything is kept of it (50); 0 is always.
+    pub prove_address_at: u8,
+}
+
+impl Default for Tunnels {
+    fn default() -> Self {
+        Self {
+            most: 8_192,
+            per_node: 8,
+            sessions: 2_048,
+            streams: 500,
+            names: 65_536,
+            names_per_key: 4_096,
+            lost_homes: 65_536,
+            lost_for: Duration::from_secs(86_400),
+            home_grace: Duration::from_secs(60),
+            settle: Duration::from_secs(60),
+            probe_every: Duration::from_secs(2),
+            probe_misses: 3,
+            token_age: Duration::from_secs(720),
+            rotate_every: Duration::from_secs(10),
+            prove_address_at: 50,
+        }
+    }
+}
+
+/// Limits of UDP flows.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Flows {
+    /// Flows of all sources together (4,096).
+    pub most: usize,
+    /// Flows of one address, or of one /64 of IPv6 (256).
+    pub per_source: usize,
+    /// Without a datagram either way (60 s).
+    #[serde(deserialize_with = "duration")]
+    pub idle: Duration,
+    /// Datagrams that wait in a flow; more are dropped (64).
+    pub queue: usize,
+}
+
+impl Default for Flows {
+    fn default() -> Self {
+        Self {
+            most: 4_096,
+            per_source: 256,
+            idle: Duration::from_secs(60),
+            queue: 64,
+        }
+    }
+}

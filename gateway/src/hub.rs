@@ -1,0 +1,217 @@
+//! What the parts of a running gateway share.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use sallyport_link::Tunnel;
+use sallyport_link::admission::Admission;
+use sallyport_link::keyring::KeyRing;
+use sallyport_ops::paced::PacedSources;
+use sallyport_ops::{Penalties, Tasks};
+use sallyport_splice::Ledger;
+use sallyport_wire::{NodeName, SessionId};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::figures::Figures;
+use crate::names::Names;
+use crate::recent::Recent;
+use crate::registry::{Bounds, Line, Registry};
+
+/// Members of a pool that clients had before: one hour, and so many clients.
+const STICKY_FOR: Duration = Duration::from_secs(3_600);
+const STICKY_MOST: usize = 65_536;
+
+/// What a gateway begins with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its configuration.
+    pub config: Config,
+    /// The keys that relays authenticate with.
+    pub keys: KeyRing,
+    /// Names and the node keys that they belong to.
+    pub names: Names,
+    /// What it counts.
+    pub figures: Figures,
+    /// Owner of the tasks that attend tunnels.
+    pub tasks: Tasks,
+    /// Tunnels that the process can hold.
+    pub tunnels: usize,
+}
+
+/// What the parts of a running gateway share.
+#[derive(Debug)]
+pub struct Hub {
+    /// Names and the node keys that they belong to.
+    pub names: Names,
+    /// The keys that relays authenticate with.
+    pub keys: KeyRing,
+    /// Checks what relays prove.
+    pub admission: Admission,
+    /// Sources that failed to authenticate.
+    pub penalties: Penalties,
+    /// Log lines about refused relays, so many for each source.
+    pub refusals: PacedSources,
+    /// Streams that are open now, with their bytes.
+    pub ledger: Ledger,
+    /// What it counts.
+    pub figures: Figures,
+    /// Owner of the tasks that attend tunnels.
+    pub tasks: Tasks,
+    /// When it started.
+    pub started: Instant,
+    config: ArcSwap<Config>,
+    registry: RwLock<Registry<Tunnel>>,
+    sticky: Mutex<Recent<(String, String), SessionId>>,
+    missing: Mutex<HashSet<NodeName>>,
+    draining: watch::Sender<bool>,
+    next: AtomicU64,
+    run: u32,
+}
+
+impl Line for Tunnel {
+    fn streams(&self) -> usize {
+        Self::streams(self)
+    }
+
+    /// One less than the tunnel carries, so that a probe always finds room.
+    fn capacity(&self) -> usize {
+        Self::capacity(self).saturating_sub(1)
+    }
+
+    fn rtt(&self) -> Option<Duration> {
+        Self::rtt(self)
+    }
+}
+
+impl Hub {
+    /// A gateway that nobody is connected to.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts {
+            config,
+            keys,
+            names,
+            figures,
+            tasks,
+            tunnels,
+        } = parts;
+        let limits = &config.tunnels;
+        let registry = Registry::new(Bounds {
+            tunnels: limits.most.min(tunnels),
+            tunnels_per_node: limits.per_node,
+            offers_per_tunnel: limits.sessions,
+            lost: limits.lost_homes,
+            lost_for: limits.lost_for,
+            home_grace: limits.home_grace,
+        });
+        Arc::new(Self {
+            missing: Mutex::new(names.all().into_keys().collect()),
+            admission: Admission::new(keys.clone(), vec![config.url.audience()]),
+            penalties: Penalties::new(),
+            refusals: PacedSources::default(),
+            ledger: Ledger::new(),
+            started: Instant::now(),
+            config: ArcSwap::from_pointee(config),
+            registry: RwLock::new(registry),
+            sticky: Mutex::new(Recent::new(STICKY_FOR, STICKY_MOST)),
+            draining: watch::Sender::new(false),
+            next: AtomicU64::new(1),
+            run: u32::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or(0),
+            names,
+            keys,
+            figures,
+            tasks,
+        })
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Guard<Arc<Config>> {
+        self.config.load()
+    }
+
+    /// Puts another configuration in force for what comes from now on.
+    pub fn configure(&self, config: Config) {
+        self.config.store(Arc::new(config));
+    }
+
+    /// Who is connected.
+    pub fn registry(&self) -> RwLockReadGuard<'_, Registry<Tunnel>> {
+        self.registry.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes who is connected, and counts it.
+    pub fn change<R>(&self, change: impl FnOnce(&mut Registry<Tunnel>) -> R) -> R {
+        let mut registry = self.writable();
+        let result = change(&mut registry);
+        let (tunnels, sessions, lost) = registry.counts();
+        self.figures
+            .connected(registry.nodes().len(), tunnels, sessions, lost);
+        result
+    }
+
+    /// A number that no tunnel, stream or turn had before.
+    pub fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The id of a connection without requests, the same in every log line about it.
+    pub fn request_id(&self) -> String {
+        format!("{:08x}{:08x}", self.run, self.number())
+    }
+
+    /// The member of a pool that this client had before.
+    pub fn member_before(&self, pool: &str, client: &str) -> Option<SessionId> {
+        let key = (pool.to_owned(), client.to_owned());
+        self.sticky().get(&key, Instant::now()).cloned()
+    }
+
+    /// Remembers which member of a pool a client has now.
+    pub fn member_now(&self, pool: &str, client: &str, member: &SessionId) {
+        let key = (pool.to_owned(), client.to_owned());
+        self.sticky().insert(key, member.clone(), Instant::now());
+    }
+
+    /// A node has said what it serves, or will not come back.
+    pub fn heard_of(&self, node: &NodeName) {
+        self.missing().remove(node);
+    }
+
+    /// Whether the gateway started so short a while ago that a node it knows may still be on its way.
+    pub fn is_settling(&self) -> bool {
+        self.started.elapsed() < self.config().tunnels.settle && !self.missing().is_empty()
+    }
+
+    /// Takes nothing new from now on.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Whether it drains.
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Tells when it drains.
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    fn writable(&self) -> RwLockWriteGuard<'_, Registry<Tunnel>> {
+        self.registry
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sticky(&self) -> MutexGuard<'_, Recent<(String, String), SessionId>> {
+        self.sticky.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn missing(&self) -> MutexGuard<'_, HashSet<NodeName>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

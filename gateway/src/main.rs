@@ -1,0 +1,7 @@
+//! `sallyport-gateway`
+
+use sallyport_ops::Exit;
+
+fn main() -> Exit {
+    sallyport_gateway::cli::main()
+}

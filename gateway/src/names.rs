@@ -1,0 +1,440 @@
+//! Which node key a node's name belongs to: bound on first use, kept in the state directory.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sallyport_ops::files;
+use sallyport_wire::NodeName;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+/// File in the state directory.
+const FILE: &str = "names.json";
+
+/// Public key of a node (Ed25519).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeKey([u8; 32]);
+
+/// Text that is not a node key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a node key is 64 hexadecimal digits")]
+pub struct NodeKeyError;
+
+impl NodeKey {
+    /// A key from its bytes.
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl TryFrom<String> for NodeKey {
+    type Error = NodeKeyError;
+
+    fn try_from(text: String) -> Result<Self, NodeKeyError> {
+        let mut key = [0; 32];
+        let digits = text.as_bytes();
+        if digits.len() != key.len() * 2 {
+            return Err(NodeKeyError);
+        }
+        for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_utf8| NodeKeyError)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_digit| NodeKeyError)?;
+        }
+        Ok(Self(key))
+    }
+}
+
+impl From<NodeKey> for String {
+    fn from(key: NodeKey) -> Self {
+        key.to_string()
+    }
+}
+
+impl fmt::Display for NodeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for NodeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Whose a name is, and by what it became theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Binding {
+    /// Public key of the node.
+    pub key: NodeKey,
+    /// Key of gateway.json that the node proved when it bound the name.
+    pub kid: String,
+    /// Whether that key was for nodes without a disk: only then may another node key take the name over.
+    pub ephemeral: bool,
+}
+
+/// What came of a claim to a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// The name belongs to this key already.
+    Known,
+    /// The name was free and belongs to this key from now on.
+    Bound,
+    /// The name belonged to another key of a node without a disk, and to this one from now on.
+    Rekeyed,
+}
+
+/// Why a claim failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// The name belongs to another node key.
+    #[error("the name belongs to another node key; `sallyport-gateway relays forget` releases it")]
+    Taken,
+    /// As many names are bound as may be.
+    #[error("the limit of bound names is reached (tunnels.names)")]
+    Full,
+    /// As many names were bound with this key of gateway.json as may be.
+    #[error("the limit of names bound with one key is reached (tunnels.names_per_key)")]
+    Share,
+}
+
+/// Why the names could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum NamesError {
+    /// The file could not be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what this program writes.
+    #[error("{path}: {source}; move it away to let every node bind its name anew")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// Names and the node keys that they belong to.
+#[derive(Debug)]
+pub struct Names {
+    path: PathBuf,
+    most: usize,
+    per_kid: usize,
+    bound: Mutex<Bound>,
+    /// Held while the file is written, so that an older state never replaces a newer one.
+    writing: Mutex<()>,
+    /// The last change that is on disk.
+    written: AtomicU64,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Bound {
+    owners: BTreeMap<NodeName, Owner>,
+    changes: u64,
+}
+
+#[derive(Debug)]
+struct Owner {
+    binding: Binding,
+    /// The change that made it the owner; 0 if it was read from disk.
+    since: u64,
+}
+
+impl Bound {
+    fn get(&self, node: &NodeName) -> Option<&Binding> {
+        self.owners.get(node).map(|owner| &owner.binding)
+    }
+
+    const fn change(&mut self) -> u64 {
+        self.changes += 1;
+        self.changes
+    }
+
+    fn count_of(&self, kid: &str) -> usize {
+        let is_of = |owner: &&Owner| owner.binding.kid == kid;
+        self.owners.values().filter(is_of).count()
+    }
+
+    fn bindings(&self) -> BTreeMap<NodeName, Binding> {
+        let pair = |(node, owner): (&NodeName, &Owner)| (node.clone(), owner.binding.clone());
+        self.owners.iter().map(pair).collect()
+    }
+}
+
+impl Names {
+    /// Reads the names of a state directory; a missing file is an empty one.
+    ///
+    /// # Errors
+    /// [`NamesError`] if the file is there and cannot be used.
+    pub fn load(state_dir: &Path, most: usize) -> Result<Self, NamesError> {
+        let path = state_dir.join(FILE);
+        let bound: BTreeMap<NodeName, Binding> = match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|source| NamesError::Parse {
+                path: path.clone(),
+                source,
+            })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(source) => return Err(NamesError::Read { path, source }),
+        };
+        let owner = |(node, binding)| (node, Owner { binding, since: 0 });
+        let owners = bound.into_iter().map(owner).collect();
+        Ok(Self {
+            path,
+            most,
+            per_kid: most,
+            bound: Mutex::new(Bound { owners, changes: 0 }),
+            writing: Mutex::new(()),
+            written: AtomicU64::new(0),
+            changed: Notify::new(),
+        })
+    }
+
+    /// With room for so many names of one key of gateway.json, so that whoever has it cannot take them all.
+    #[must_use]
+    pub fn with_share(self, per_kid: usize) -> Self {
+        Self { per_kid, ..self }
+    }
+
+    /// Whether the name belongs to another node key.
+    pub fn is_anothers(&self, node: &NodeName, key: NodeKey) -> bool {
+        self.bound().get(node).is_some_and(|owner| owner.key != key)
+    }
+
+    /// A node claims its name. The claim holds at once, and outlives the process once [`Names::is_saved`] says
+    /// so of the name: only then may the node hear that it is its own. `may_rekey` is asked only when the name
+    /// belongs to another key of a node without a disk.
+    ///
+    /// # Errors
+    /// [`ClaimError`] if it may not have it.
+    pub fn claim(
+        &self,
+        node: &NodeName,
+        binding: Binding,
+        may_rekey: impl FnOnce() -> bool,
+    ) -> Result<Claim, ClaimError> {
+        let mut bound = self.bound();
+        let claim = match bound.get(node) {
+            Some(owner) if owner.key == binding.key => return Ok(Claim::Known),
+            Some(owner) if owner.ephemeral && binding.ephemeral && may_rekey() => Claim::Rekeyed,
+            Some(_) => return Err(ClaimError::Taken),
+            None if bound.owners.len() >= self.most => return Err(ClaimError::Full),
+            None if bound.count_of(&binding.kid) >= self.per_kid => {
+                return Err(ClaimError::Share);
+            }
+            None => Claim::Bound,
+        };
+        let since = bound.change();
+        bound.owners.insert(node.clone(), Owner { binding, since });
+        Ok(claim)
+    }
+
+    /// Releases a name. False if it was not bound.
+    pub fn forget(&self, node: &NodeName) -> bool {
+        let mut bound = self.bound();
+        let gone = bound.owners.remove(node).is_some();
+        if gone {
+            bound.change();
+            self.changed.notify_one();
+        }
+        gone
+    }
+
+    /// Every bound name.
+    pub fn all(&self) -> BTreeMap<NodeName, Binding> {
+        self.bound().bindings()
+    }
+
+    /// Waits until a name was released, or for [`Names::save_again`].
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Asks for another [`Names::save`] although nothing has changed.
+    pub fn save_again(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Whether the owner of this name, if it has one, is on disk.
+    pub fn is_saved(&self, node: &NodeName) -> bool {
+        let since = self.bound().owners.get(node).map_or(0, |owner| owner.since);
+        since <= self.written.load(Ordering::Acquire)
+    }
+
+    /// Writes the names as they are now, whole or not at all; it blocks. Whoever comes while another one writes
+    /// finds its own change written by the next one in line, so a crowd needs few writes.
+    ///
+    /// # Errors
+    /// The file system's, with the old file left as it was.
+    pub fn save(&self) -> std::io::Result<()> {
+        let wanted = self.bound().changes;
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.written.load(Ordering::Acquire) >= wanted {
+            return Ok(());
+        }
+        let (bindings, changes) = {
+            let bound = self.bound();
+            (bound.bindings(), bound.changes)
+        };
+        files::write_atomic(&self.path, &serde_json::to_vec_pretty(&bindings)?, 0o600)?;
+        self.written.store(changes, Ordering::Release);
+        Ok(())
+    }
+
+    fn bound(&self) -> MutexGuard<'_, Bound> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeName {
+        name.parse().expect("a node name")
+    }
+
+    fn bind(key: u8, kid: &str, ephemeral: bool) -> Binding {
+        Binding {
+            key: NodeKey::new([key; 32]),
+            kid: kid.to_owned(),
+            ephemeral,
+        }
+    }
+
+    fn names(dir: &Path, most: usize) -> Names {
+        Names::load(dir, most).expect("readable")
+    }
+
+    #[test]
+    fn a_name_belongs_to_its_first_key_also_after_a_restart() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (first, second) = (bind(1, "k1", true), bind(2, "k1", true));
+        let before = names(dir.path(), 8);
+        assert_eq!(
+            before.claim(&node("n1"), first.clone(), || false),
+            Ok(Claim::Bound)
+        );
+        before.save().expect("writable");
+
+        let after = names(dir.path(), 8);
+        assert_eq!(
+            after.claim(&node("n1"), second.clone(), || false),
+            Err(ClaimError::Taken)
+        );
+        assert_eq!(after.claim(&node("n1"), first, || false), Ok(Claim::Known));
+        assert!(after.forget(&node("n1")));
+        assert!(!after.forget(&node("n1")));
+        assert_eq!(after.claim(&node("n1"), second, || false), Ok(Claim::Bound));
+    }
+
+    #[test]
+    fn a_name_counts_as_saved_only_when_it_is_on_disk() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (key, file) = (bind(1, "k1", false), dir.path().join(FILE));
+        let before = names(dir.path(), 8);
+        let claim = |name: &str| before.claim(&node(name), key.clone(), || false);
+        claim("n1").expect("free");
+        std::fs::create_dir(&file).expect("in the way of the file");
+        before.save().expect_err("the file cannot be replaced");
+        assert!(!before.is_saved(&node("n1")));
+        assert_eq!(claim("n1"), Ok(Claim::Known));
+        assert!(!before.is_saved(&node("n1")), "known is not saved");
+
+        std::fs::remove_dir(&file).expect("empty");
+        before.save().expect("writable");
+        assert!(before.is_saved(&node("n1")));
+        assert!(names(dir.path(), 8).is_saved(&node("n1")), "it was read");
+        claim("n2").expect("free");
+        assert!(before.is_saved(&node("n1")) && !before.is_saved(&node("n2")));
+    }
+
+    #[test]
+    fn a_node_without_a_disk_may_come_with_a_new_key() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = names(dir.path(), 8);
+        let (first, second) = (bind(1, "k1", true), bind(2, "k1", true));
+        names
+            .claim(&node("n1"), first.clone(), || false)
+            .expect("free");
+
+        assert_eq!(
+            names.claim(&node("n1"), second, || true),
+            Ok(Claim::Rekeyed)
+        );
+        assert_eq!(
+            names.claim(&node("n1"), first, || false),
+            Err(ClaimError::Taken)
+        );
+    }
+
+    #[test]
+    fn the_number_of_names_is_limited() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = names(dir.path(), 1);
+        let key = bind(1, "k1", false);
+        names
+            .claim(&node("n1"), key.clone(), || false)
+            .expect("free");
+
+        assert_eq!(
+            names.claim(&node("n2"), key.clone(), || false),
+            Err(ClaimError::Full)
+        );
+        assert_eq!(names.claim(&node("n1"), key, || false), Ok(Claim::Known));
+    }
+
+    #[test]
+    fn a_node_with_a_disk_keeps_its_name_and_so_does_one_that_is_alive() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = names(dir.path(), 8);
+        for (node, ephemeral, rekeys, is_dead) in [
+            ("n1", false, true, true),
+            ("n2", true, false, true),
+            ("n3", true, true, false),
+        ] {
+            let node = self::node(node);
+            names
+                .claim(&node, bind(1, "k1", ephemeral), || false)
+                .expect("free");
+            assert_eq!(
+                names.claim(&node, bind(2, "k2", rekeys), || is_dead),
+                Err(ClaimError::Taken)
+            );
+        }
+    }
+
+    #[test]
+    fn one_key_binds_no_more_than_its_share_of_names() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = names(dir.path(), 8).with_share(1);
+        let claim = |name, kid| names.claim(&node(name), bind(1, kid, false), || false);
+
+        assert_eq!(claim("n1", "k1"), Ok(Claim::Bound));
+        assert_eq!(claim("n2", "k1"), Err(ClaimError::Share));
+        assert_eq!(claim("n1", "k1"), Ok(Claim::Known));
+        assert_eq!(claim("n2", "k2"), Ok(Claim::Bound));
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_with_the_way_out() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join(FILE), "{\"n1\": \"short\"}").expect("writable");
+
+        let error = Names::load(dir.path(), 8).expect_err("damaged").to_string();
+        assert!(
+            error.contains("names.json") && error.contains("move it away"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,93 @@
+//! A stream of the front through a tunnel, with its bytes counted as they go.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use sallyport_link::TunnelStream;
+use sallyport_splice::Abort;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Opened, Passage};
+
+/// A stream through a tunnel that is counted while it is open.
+#[derive(Debug)]
+pub struct Carried {
+    stream: TunnelStream,
+    passage: Passage,
+}
+
+impl Carried {
+    /// Counts a stream from now on.
+    pub fn new(opened: Opened<TunnelStream>) -> Self {
+        Self {
+            stream: opened.stream,
+            passage: opened.passage,
+        }
+    }
+
+    /// Number of its tunnel.
+    pub const fn tunnel(&self) -> u64 {
+        self.passage.tunnel
+    }
+
+    fn sent(&self, bytes: usize) -> Poll<io::Result<usize>> {
+        self.passage.meter().add_up(bytes as u64);
+        Poll::Ready(Ok(bytes))
+    }
+}
+
+impl AsyncRead for Carried {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let read = buf.filled().len().saturating_sub(before);
+        this.passage.meter().add_down(read as u64);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Carried {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+        this.sent(written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices))?;
+        this.sent(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+impl Abort for Carried {
+    fn abort(&mut self, code: u32) {
+        Abort::abort(&mut self.stream, code);
+    }
+}

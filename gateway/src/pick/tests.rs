@@ -1,0 +1,352 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use sallyport_wire::Scope;
+use sallyport_wire::message::Offer;
+
+use super::*;
+use crate::names::NodeKey;
+use crate::registry::{Grant, Member, Offered, Who};
+
+#[derive(Debug, Clone, Copy)]
+struct Fake {
+    streams: usize,
+    rtt: u64,
+}
+
+impl Line for Fake {
+    fn streams(&self) -> usize {
+        self.streams
+    }
+    fn capacity(&self) -> usize {
+        100
+    }
+    fn rtt(&self) -> Option<Duration> {
+        Some(Duration::from_millis(self.rtt))
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Spec {
+    id: u64,
+    node: &'static str,
+    streams: usize,
+    weight: u32,
+}
+
+const PLAIN: Spec = Spec {
+    id: 1,
+    node: "n1",
+    streams: 0,
+    weight: 1,
+};
+
+fn path(spec: &Spec) -> Path<Fake> {
+    let who = Who {
+        node: spec.node.parse().expect("a name"),
+        key: NodeKey::new([0; 32]),
+        generation: 1,
+        successor_of: 0,
+        cluster: String::new(),
+        site: if spec.node == "near" {
+            "here".to_owned()
+        } else {
+            String::new()
+        },
+        software: String::new(),
+    };
+    let scope = Scope {
+        ports: vec!["2000-3000".parse().expect("a range")],
+        ..Scope::default()
+    };
+    let grant = Grant {
+        kid: String::new(),
+        scope,
+    };
+    let member = Member::new(
+        spec.id,
+        who,
+        grant,
+        Fake {
+            streams: spec.streams,
+            rtt: 100 - spec.id,
+        },
+    );
+    member.probe_crossed();
+    let offer = Offer {
+        id: format!("s-{}", spec.node),
+        weight: spec.weight,
+        ..Offer::default()
+    };
+    let offer = Offered::check(&offer, &Scope::default()).expect("a fair offer");
+    Path {
+        member: Arc::new(member),
+        offer: Arc::new(offer),
+    }
+}
+
+fn home(specs: &[Spec]) -> Route<Fake> {
+    Route {
+        home: specs.iter().map(path).collect(),
+        ..Route::new(String::new())
+    }
+}
+
+fn wish(policy: Policy, turn: u64) -> Wish<'static> {
+    Wish {
+        policy,
+        site: "here",
+        port: None,
+        avoid: &[],
+        sticky: None,
+        turn,
+    }
+}
+
+fn id(picked: Result<&Path<Fake>, Code>) -> Result<u64, Code> {
+    picked.map(|path| path.member.id)
+}
+
+fn pooled(specs: &[Spec], wish: &Wish<'_>) -> Result<u64, Code> {
+    let routes: Vec<_> = specs
+        .iter()
+        .map(|spec| home(std::slice::from_ref(spec)))
+        .collect();
+    id(pool(&routes, wish))
+}
+
+#[test]
+fn a_session_goes_to_its_home_by_the_emptiest_tunnel() {
+    let busy = Spec {
+        streams: 9,
+        ..PLAIN
+    };
+    let idle = Spec {
+        id: 2,
+        streams: 1,
+        ..PLAIN
+    };
+    let hop = Spec {
+        id: 3,
+        node: "n2",
+        ..PLAIN
+    };
+    let route = Route {
+        via: vec![path(&hop)],
+        ..home(&[busy, idle])
+    };
+
+    assert_eq!(id(session(&route, &wish(Policy::LeastStreams, 0))), Ok(2));
+}
+
+#[test]
+fn a_hop_serves_while_no_probe_crosses_to_the_home() {
+    let hop = Spec {
+        id: 3,
+        node: "n2",
+        ..PLAIN
+    };
+    let route = Route {
+        via: vec![path(&hop)],
+        ..home(&[PLAIN])
+    };
+    route.home[0].member.probe_missed(1);
+
+    assert_eq!(id(session(&route, &wish(Policy::LeastStreams, 0))), Ok(3));
+    assert_eq!(
+        id(session(
+            &Route {
+                via: Vec::new(),
+                ..route
+            },
+            &wish(Policy::LeastStreams, 0)
+        )),
+        Err(Code::HomeLost)
+    );
+}
+
+#[test]
+fn why_there_is_no_way_is_told_apart() {
+    let wish = wish(Policy::LeastStreams, 0);
+    let mut down = home(&[PLAIN]);
+    let offer = Offered {
+        down: true,
+        ..(*down.home[0].offer).clone()
+    };
+    down.home[0].offer = Arc::new(offer);
+    let draining = home(&[PLAIN]);
+    draining.home[0].member.drain();
+    let full = home(&[Spec {
+        streams: 100,
+        ..PLAIN
+    }]);
+
+    assert_eq!(id(session(&down, &wish)), Err(Code::SessionDown));
+    assert_eq!(id(session(&draining, &wish)), Err(Code::Draining));
+    assert_eq!(id(session(&full, &wish)), Err(Code::Limit));
+    assert_eq!(id(session(&home(&[]), &wish)), Err(Code::NoRelay));
+}
+
+#[test]
+fn a_replaced_process_serves_only_while_it_is_alone() {
+    let route = home(&[
+        PLAIN,
+        Spec {
+            id: 2,
+            streams: 5,
+            ..PLAIN
+        },
+    ]);
+    route.home[0].member.replace();
+    assert_eq!(id(session(&route, &wish(Policy::LeastStreams, 0))), Ok(2));
+
+    let alone = home(&[PLAIN]);
+    alone.home[0].member.replace();
+    assert_eq!(id(session(&alone, &wish(Policy::LeastStreams, 0))), Ok(1));
+}
+
+#[test]
+fn the_nearest_site_comes_first_whatever_the_load() {
+    let far = PLAIN;
+    let near = Spec {
+        id: 2,
+        node: "near",
+        streams: 50,
+        ..PLAIN
+    };
+
+    assert_eq!(pooled(&[far, near], &wish(Policy::LeastStreams, 0)), Ok(2));
+}
+
+#[test]
+fn tunnels_to_avoid_are_avoided() {
+    let other = Spec {
+        id: 2,
+        node: "n2",
+        streams: 7,
+        ..PLAIN
+    };
+    let wish = Wish {
+        avoid: &[1],
+        ..wish(Policy::LeastStreams, 0)
+    };
+
+    assert_eq!(pooled(&[PLAIN, other], &wish), Ok(2));
+    assert_eq!(pooled(&[PLAIN], &wish), Err(Code::NoRelay));
+}
+
+#[test]
+fn a_raw_port_must_be_in_the_keys_scope() {
+    let through = |port| Wish {
+        port: Some(port),
+        ..wish(Policy::LeastStreams, 0)
+    };
+
+    assert_eq!(id(session(&home(&[PLAIN]), &through(2_222))), Ok(1));
+    assert_eq!(
+        id(session(&home(&[PLAIN]), &through(22))),
+        Err(Code::OutOfScope)
+    );
+}
+
+#[test]
+fn least_streams_counts_by_weight_and_breaks_ties_in_turn() {
+    let heavy = Spec {
+        streams: 10,
+        weight: 10,
+        ..PLAIN
+    };
+    let light = Spec {
+        id: 2,
+        node: "n2",
+        streams: 2,
+        weight: 1,
+    };
+    let policy = Policy::LeastStreams;
+    assert_eq!(pooled(&[heavy, light], &wish(policy, 0)), Ok(1));
+
+    let equals = [
+        PLAIN,
+        Spec {
+            id: 2,
+            node: "n2",
+            ..PLAIN
+        },
+    ];
+    assert_eq!(pooled(&equals, &wish(policy, 0)), Ok(1));
+    assert_eq!(pooled(&equals, &wish(policy, 1)), Ok(2));
+}
+
+#[test]
+fn round_robin_gives_each_its_weight() {
+    let specs = [
+        Spec { weight: 3, ..PLAIN },
+        Spec {
+            id: 2,
+            node: "n2",
+            ..PLAIN
+        },
+    ];
+    let turns = (0..8).map(|turn| pooled(&specs, &wish(Policy::RoundRobin, turn)));
+
+    assert_eq!(turns.filter(|picked| *picked == Ok(1)).count(), 6);
+}
+
+#[test]
+fn the_fastest_has_the_shortest_round_trip() {
+    let slow = PLAIN;
+    let fast = Spec {
+        id: 2,
+        node: "n2",
+        streams: 50,
+        ..PLAIN
+    };
+
+    assert_eq!(pooled(&[slow, fast], &wish(Policy::Fastest, 0)), Ok(2));
+}
+
+#[test]
+fn a_client_keeps_its_member_while_that_can_serve() {
+    let busy = Spec {
+        streams: 50,
+        ..PLAIN
+    };
+    let other = Spec {
+        id: 2,
+        node: "n2",
+        ..PLAIN
+    };
+    let before: SessionId = "s-n1".parse().expect("a session id");
+    let wish = Wish {
+        sticky: Some(&before),
+        ..wish(Policy::LeastStreams, 0)
+    };
+    assert_eq!(pooled(&[busy.clone(), other.clone()], &wish), Ok(1));
+
+    let drained = Spec { weight: 0, ..busy };
+    assert_eq!(pooled(&[drained, other], &wish), Ok(2));
+}
+
+proptest! {
+    #[test]
+    fn only_members_that_can_serve_are_ever_chosen(
+        weights in proptest::collection::vec((0_u32..4, 0_usize..120), 0..6),
+        turn in any::<u64>(),
+        policy in prop::sample::select(vec![
+            Policy::LeastStreams, Policy::RoundRobin, Policy::Fastest, Policy::Random,
+        ]),
+    ) {
+        let nodes = ["a", "b", "c", "d", "e", "f"];
+        let specs: Vec<Spec> = weights.iter().zip(nodes).enumerate()
+            .map(|(at, ((weight, streams), node))| Spec {
+                id: at as u64 + 1, node, streams: *streams, weight: *weight,
+            })
+            .collect();
+        let able = |spec: &Spec| spec.weight > 0 && spec.streams < 100;
+
+        match pooled(&specs, &wish(policy, turn)) {
+            Ok(id) => prop_assert!(specs.iter().any(|spec| spec.id == id && able(spec))),
+            Err(_) => prop_assert!(!specs.iter().any(able)),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! One live tunnel of a node, as the registry and the choice see it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use sallyport_wire::{NodeName, Scope};
+
+use crate::names::NodeKey;
+
+/// What the choice asks of a tunnel.
+pub trait Line {
+    /// Streams open on it now.
+    fn streams(&self) -> usize;
+    /// Most streams that it carries at once.
+    fn capacity(&self) -> usize;
+    /// Its round-trip time, once measured.
+    fn rtt(&self) -> Option<Duration>;
+}
+
+/// Who is behind a tunnel: what the relay proved when it came.
+#[derive(Debug, Clone)]
+pub struct Who {
+    /// Its node.
+    pub node: NodeName,
+    /// Public key of the node.
+    pub key: NodeKey,
+    /// Rises with every start of the relay's process.
+    pub generation: u64,
+    /// Generation that this process replaces in an upgrade; 0 for none.
+    pub successor_of: u64,
+    /// Cluster that it belongs to; empty for the default one.
+    pub cluster: String,
+    /// Site of the node; empty for none.
+    pub site: String,
+    /// Version of the relay's program.
+    pub software: String,
+}
+
+/// What a relay may do: it can change while its tunnel lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Key of gateway.json that it proved last.
+    pub kid: String,
+    /// What that key may serve.
+    pub scope: Scope,
+}
+
+/// One live tunnel of a node.
+#[derive(Debug)]
+pub struct Member<T> {
+    /// Number of the tunnel at this gateway.
+    pub id: u64,
+    /// Who is behind it.
+    pub who: Who,
+    /// The tunnel itself.
+    pub tunnel: T,
+    grant: ArcSwap<Grant>,
+    up: AtomicBool,
+    draining: AtomicBool,
+    replaced: AtomicBool,
+    missed: AtomicU32,
+}
+
+impl<T> Member<T> {
+    /// A tunnel that no probe has crossed yet: it is not up.
+    pub fn new(id: u64, who: Who, grant: Grant, tunnel: T) -> Self {
+        Self {
+            id,
+            who,
+            tunnel,
+            grant: ArcSwap::from_pointee(grant),
+            up: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            replaced: AtomicBool::new(false),
+            missed: AtomicU32::new(0),
+        }
+    }
+
+    /// What it may do now.
+    pub fn grant(&self) -> Arc<Grant> {
+        self.grant.load_full()
+    }
+
+    /// What it may do from now on; what it offers is to be checked again.
+    pub fn regrant(&self, grant: Grant) {
+        self.grant.store(Arc::new(grant));
+    }
+
+    /// Whether probes cross it.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Whether its relay asked for nothing new on it.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether a newer process of the same node has taken over, so that this one only finishes.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Relaxed)
+    }
+
+    /// Probes missed in a row.
+    pub fn missed(&self) -> u32 {
+        self.missed.load(Ordering::Relaxed)
+    }
+
+    /// A probe came back; says whether the tunnel came up by it.
+    pub fn probe_crossed(&self) -> bool {
+        self.missed.store(0, Ordering::Relaxed);
+        !self.up.swap(true, Ordering::Relaxed)
+    }
+
+    /// A probe did not come back in time; after `limit` in a row the tunnel is not up. Returns the count.
+    pub fn probe_missed(&self, limit: u32) -> u32 {
+        let missed = self
+            .missed
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1);
+        if missed >= limit {
+            self.up.store(false, Ordering::Relaxed);
+        }
+        missed
+    }
+
+    /// Nothing new goes on it from now on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// A newer process of the node has come.
+    pub fn replace(&self) {
+        self.replaced.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,145 @@
+//! What is known of one session: an immutable value, replaced as a whole when anything about it changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sallyport_wire::message::{Offer, Protocol};
+use sallyport_wire::{Code, PoolName, Scope, SessionId};
+
+use super::member::Member;
+
+/// Most that an offer's weight can be.
+const MAX_WEIGHT: u32 = 1_000;
+
+/// An [`Offer`] that was checked against the names' rules and the key's scope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offered {
+    /// Session id.
+    pub id: SessionId,
+    /// What the session speaks.
+    pub protocol: Protocol,
+    /// Pool that it belongs to.
+    pub pool: Option<PoolName>,
+    /// Whether path mode keeps `/s/<id>`.
+    pub keep_prefix: bool,
+    /// Whether its health check fails just now.
+    pub down: bool,
+    /// Share of new streams among the members of a pool; 0 takes none.
+    pub weight: u32,
+    /// Whether the relay lets clients without identity in.
+    pub anonymous: bool,
+    /// Whether TLS for it must be passed through unopened.
+    pub blind: bool,
+    /// Time to the first byte of an answer; none for the gateway's default.
+    pub answer_within: Option<Duration>,
+}
+
+impl Offered {
+    /// Checks an offer.
+    ///
+    /// # Errors
+    /// [`Code::Protocol`] for a malformed one, [`Code::OutOfScope`] for what the key may not serve.
+    pub fn check(offer: &Offer, scope: &Scope) -> Result<Self, Code> {
+        let id: SessionId = offer.id.parse().map_err(|_name| Code::Protocol)?;
+        let protocol = Protocol::try_from(offer.protocol).map_err(|_number| Code::Protocol)?;
+        let pool = match offer.pool.as_str() {
+            "" => None,
+            text => Some(text.parse::<PoolName>().map_err(|_name| Code::Protocol)?),
+        };
+        let pool_allowed = pool
+            .as_ref()
+            .is_none_or(|pool| scope.sessions.matches(pool.as_str()));
+        if !scope.sessions.matches(id.as_str()) || !pool_allowed {
+            return Err(Code::OutOfScope);
+        }
+        Ok(Self {
+            id,
+            protocol,
+            pool,
+            keep_prefix: offer.keep_prefix,
+            down: offer.down,
+            weight: offer.weight.min(MAX_WEIGHT),
+            anonymous: offer.anonymous,
+            blind: offer.blind,
+            answer_within: match offer.answer_within {
+                0 => None,
+                seconds => Some(Duration::from_secs(seconds.into())),
+            },
+        })
+    }
+}
+
+/// A way to a session: a tunnel whose relay offered it.
+#[derive(Debug)]
+pub struct Path<T> {
+    /// The tunnel.
+    pub member: Arc<Member<T>>,
+    /// What its relay offered.
+    pub offer: Arc<Offered>,
+}
+
+impl<T> Clone for Path<T> {
+    fn clone(&self) -> Self {
+        Self {
+            member: Arc::clone(&self.member),
+            offer: Arc::clone(&self.offer),
+        }
+    }
+}
+
+/// The ways to one session.
+#[derive(Debug)]
+pub struct Route<T> {
+    /// Cluster that the session belongs to.
+    pub cluster: String,
+    /// Tunnels of the node where it is at home.
+    pub home: Vec<Path<T>>,
+    /// Tunnels of nodes that hop to it.
+    pub via: Vec<Path<T>>,
+}
+
+impl<T> Route<T> {
+    /// No way yet.
+    pub const fn new(cluster: String) -> Self {
+        Self {
+            cluster,
+            home: Vec::new(),
+            via: Vec::new(),
+        }
+    }
+
+    /// Home first, then the hops.
+    pub fn paths(&self) -> impl Iterator<Item = &Path<T>> {
+        self.home.iter().chain(&self.via)
+    }
+
+    /// What the session says of itself: the newest process at its home, else the first hop.
+    pub fn offer(&self) -> Option<&Arc<Offered>> {
+        let newest = self
+            .home
+            .iter()
+            .max_by_key(|path| path.member.who.generation);
+        newest.or_else(|| self.via.first()).map(|path| &path.offer)
+    }
+
+    /// Whether no way is left.
+    pub const fn is_empty(&self) -> bool {
+        self.home.is_empty() && self.via.is_empty()
+    }
+
+    /// This route without a tunnel, and with what that tunnel offers now.
+    pub(super) fn with(&self, tunnel: u64, home: Option<Path<T>>, via: Option<Path<T>>) -> Self {
+        let others = |paths: &[Path<T>], new: Option<Path<T>>| {
+            let kept = paths
+                .iter()
+                .filter(|path| path.member.id != tunnel)
+                .cloned();
+            kept.chain(new).collect()
+        };
+        Self {
+            cluster: self.cluster.clone(),
+            home: others(&self.home, home),
+            via: others(&self.via, via),
+        }
+    }
+}

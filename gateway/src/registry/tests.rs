@@ -1,0 +1,494 @@
+use proptest::prelude::*;
+use sallyport_wire::message::Offer;
+
+use super::*;
+use crate::names::NodeKey;
+
+const BOUNDS: Bounds = Bounds {
+    tunnels: 64,
+    tunnels_per_node: 4,
+    offers_per_tunnel: 3,
+    lost: 1_000,
+    lost_for: Duration::from_secs(86_400),
+    home_grace: Duration::from_secs(60),
+};
+
+fn registry() -> Registry<()> {
+    Registry::new(BOUNDS)
+}
+
+fn who(node: &str, generation: u64) -> Who {
+    Who {
+        node: node.parse().expect("a node name"),
+        key: NodeKey::new([7; 32]),
+        generation,
+        successor_of: 0,
+        cluster: String::new(),
+        site: String::new(),
+        software: String::new(),
+    }
+}
+
+fn tunnel(id: u64, who: Who) -> Arc<Member<()>> {
+    let scope = Scope {
+        via: true,
+        ..Scope::default()
+    };
+    scoped(id, who, scope)
+}
+
+fn scoped(id: u64, who: Who, scope: Scope) -> Arc<Member<()>> {
+    Arc::new(Member::new(
+        id,
+        who,
+        Grant {
+            kid: "k1".to_owned(),
+            scope,
+        },
+        (),
+    ))
+}
+
+fn offer(id: &str) -> Offer {
+    Offer {
+        id: id.to_owned(),
+        weight: 1,
+        ..Offer::default()
+    }
+}
+
+fn homes(ids: &[&str]) -> Advertise {
+    Advertise {
+        home: ids.iter().map(|id| offer(id)).collect(),
+        ..Advertise::default()
+    }
+}
+
+fn vias(ids: &[&str]) -> Advertise {
+    Advertise {
+        via: ids.iter().map(|id| offer(id)).collect(),
+        ..Advertise::default()
+    }
+}
+
+fn session(id: &str) -> SessionId {
+    id.parse().expect("a session id")
+}
+
+fn ids(members: &[Arc<Member<()>>]) -> Vec<u64> {
+    members.iter().map(|member| member.id).collect()
+}
+
+fn joined(registry: &mut Registry<()>, id: u64, who: Who) -> Vec<u64> {
+    ids(&registry
+        .join(&tunnel(id, who), Instant::now())
+        .expect("it may join"))
+}
+
+fn code_of(refused: Option<Vec<NotTaken>>) -> Option<Code> {
+    assert!(refused.is_some(), "the tunnel is known");
+    refused?.first().map(|refused| refused.code)
+}
+
+#[test]
+fn a_newer_process_takes_the_place_of_the_older_one_at_once() {
+    let mut registry = registry();
+    joined(&mut registry, 1, who("n1", 10));
+    joined(&mut registry, 2, who("n1", 10));
+    registry.advertise(1, &homes(&["desk"]), Instant::now());
+
+    assert_eq!(joined(&mut registry, 3, who("n1", 11)), [1, 2]);
+    registry.advertise(3, &homes(&["desk"]), Instant::now());
+    assert!(
+        !registry.leave(1, Instant::now()),
+        "the late clean-up finds nothing"
+    );
+    let route = registry.route(&session("desk")).expect("reachable");
+    assert_eq!(
+        route
+            .home
+            .iter()
+            .map(|path| path.member.id)
+            .collect::<Vec<_>>(),
+        [3]
+    );
+}
+
+#[test]
+fn an_older_process_is_refused_while_a_newer_one_lives() {
+    let mut registry = registry();
+    joined(&mut registry, 1, who("n1", 11));
+
+    let late = registry.join(&tunnel(2, who("n1", 10)), Instant::now());
+    assert_eq!(late.expect_err("older"), NotJoined::Superseded);
+    registry.leave(1, Instant::now());
+    joined(&mut registry, 3, who("n1", 10));
+}
+
+#[test]
+fn a_successor_leaves_the_streams_of_its_predecessor_alone() {
+    let mut registry = registry();
+    let old = tunnel(1, who("n1", 10));
+    registry.join(&old, Instant::now()).expect("first");
+
+    let successor = Who {
+        successor_of: 10,
+        ..who("n1", 11)
+    };
+    assert!(joined(&mut registry, 2, successor).is_empty());
+    assert!(old.is_replaced());
+    assert_eq!(
+        ids(registry.members(&"n1".parse().expect("a name"))),
+        [1, 2]
+    );
+}
+
+#[test]
+fn tunnels_of_one_process_coexist_up_to_the_limit() {
+    let mut registry = registry();
+    for id in 1..=4 {
+        joined(&mut registry, id, who("n1", 10));
+    }
+
+    let fifth = registry.join(&tunnel(5, who("n1", 10)), Instant::now());
+    assert_eq!(fifth.expect_err("full"), NotJoined::Full);
+    joined(&mut registry, 6, who("n1", 11));
+}
+
+#[test]
+fn all_tunnels_together_are_limited() {
+    let mut registry = Registry::new(Bounds {
+        tunnels: 1,
+        ..BOUNDS
+    });
+    joined(&mut registry, 1, who("n1", 10));
+
+    let second = registry.join(&tunnel(2, who("n2", 10)), Instant::now());
+    assert_eq!(second.expect_err("full"), NotJoined::Full);
+}
+
+#[test]
+fn another_node_key_cannot_join_a_live_node() {
+    let mut registry = registry();
+    joined(&mut registry, 1, who("n1", 10));
+
+    let thief = Who {
+        key: NodeKey::new([8; 32]),
+        ..who("n1", 99)
+    };
+    let refused = registry.join(&tunnel(2, thief), Instant::now());
+    assert_eq!(refused.expect_err("another key"), NotJoined::NameTaken);
+}
+
+#[test]
+fn a_home_is_not_stolen_but_moves_once_it_is_free() {
+    let mut registry = registry();
+    let now = Instant::now();
+    joined(&mut registry, 1, who("n1", 10));
+    joined(&mut registry, 2, who("n2", 10));
+    registry.advertise(1, &homes(&["desk"]), now);
+
+    assert_eq!(
+        code_of(registry.advertise(2, &homes(&["desk"]), now)),
+        Some(Code::HomeTaken)
+    );
+    assert_eq!(code_of(registry.advertise(2, &vias(&["desk"]), now)), None);
+    registry.leave(1, now);
+    assert!(registry.was_lost(&session("desk"), now));
+    let claim = |registry: &mut Registry<()>, seconds| {
+        let at = now + Duration::from_secs(seconds);
+        code_of(registry.advertise(2, &homes(&["desk"]), at))
+    };
+    assert_eq!(claim(&mut registry, 59), Some(Code::HomeTaken));
+    assert_eq!(claim(&mut registry, 60), None);
+    assert!(!registry.was_lost(&session("desk"), now));
+}
+
+#[test]
+fn a_node_that_restarts_finds_its_home_and_a_forgotten_one_holds_none() {
+    let mut registry = registry();
+    let now = Instant::now();
+    joined(&mut registry, 1, who("n1", 10));
+    joined(&mut registry, 2, who("n2", 10));
+    registry.advertise(1, &homes(&["desk", "shell"]), now);
+    registry.leave(1, now);
+    let claim = |registry: &mut Registry<()>, tunnel, id: &str| {
+        code_of(registry.advertise(tunnel, &homes(&[id]), now))
+    };
+
+    assert_eq!(claim(&mut registry, 2, "desk"), Some(Code::HomeTaken));
+    joined(&mut registry, 3, who("n1", 11));
+    assert_eq!(claim(&mut registry, 3, "desk"), None);
+    registry.release_homes(&"n1".parse().expect("a name"));
+    assert_eq!(claim(&mut registry, 2, "shell"), None);
+}
+
+#[test]
+fn only_a_key_that_says_so_offers_ways_to_the_sessions_of_others() {
+    let mut registry = registry();
+    let now = Instant::now();
+    let plain = scoped(1, who("n1", 10), Scope::default());
+    registry.join(&plain, now).expect("it may join");
+
+    assert_eq!(
+        code_of(registry.advertise(1, &vias(&["desk"]), now)),
+        Some(Code::OutOfScope)
+    );
+    assert!(registry.route(&session("desk")).is_none());
+    assert_eq!(code_of(registry.advertise(1, &homes(&["desk"]), now)), None);
+}
+
+#[test]
+fn a_node_is_dead_once_every_tunnel_missed_enough_probes() {
+    let mut registry = registry();
+    let both = [tunnel(1, who("n1", 10)), tunnel(2, who("n1", 10))];
+    let is_dead = |registry: &Registry<()>| registry.is_dead(&both[0].who.node, 2);
+    for member in &both {
+        registry.join(member, Instant::now()).expect("it may join");
+        member.probe_missed(2);
+    }
+
+    assert!(!is_dead(&registry), "one probe each");
+    both[0].probe_missed(2);
+    assert!(!is_dead(&registry), "one tunnel alone");
+    both[1].probe_missed(2);
+    assert!(is_dead(&registry));
+}
+
+#[test]
+fn a_session_that_its_relay_gives_up_is_unknown_not_lost() {
+    let mut registry = registry();
+    let now = Instant::now();
+    joined(&mut registry, 1, who("n1", 10));
+    registry.advertise(1, &homes(&["desk", "shell"]), now);
+    registry.advertise(1, &homes(&["shell"]), now);
+
+    assert!(registry.route(&session("desk")).is_none());
+    assert!(!registry.was_lost(&session("desk"), now));
+    assert!(registry.route(&session("shell")).is_some());
+}
+
+#[test]
+fn another_cluster_cannot_offer_a_way_to_a_session() {
+    let mut registry = registry();
+    let now = Instant::now();
+    joined(&mut registry, 1, who("n1", 10));
+    joined(
+        &mut registry,
+        2,
+        Who {
+            cluster: "b".to_owned(),
+            ..who("n2", 10)
+        },
+    );
+    registry.advertise(1, &homes(&["desk"]), now);
+
+    assert_eq!(
+        code_of(registry.advertise(2, &vias(&["desk"]), now)),
+        Some(Code::HomeTaken)
+    );
+    registry.leave(1, now);
+    assert_eq!(
+        code_of(registry.advertise(2, &vias(&["desk"]), now)),
+        Some(Code::HomeTaken)
+    );
+}
+
+#[test]
+fn a_key_serves_what_its_scope_says() {
+    let mut registry = registry();
+    let now = Instant::now();
+    let scope = Scope {
+        sessions: sallyport_wire::Glob::new("web*"),
+        ..Scope::default()
+    };
+    registry
+        .join(&scoped(1, who("n1", 10), scope), now)
+        .expect("it may join");
+    let in_pool = Offer {
+        pool: "ssh".to_owned(),
+        ..offer("web-1")
+    };
+
+    let advertise = Advertise {
+        home: vec![offer("web-2"), in_pool, offer("desk")],
+        ..homes(&[])
+    };
+    let refused = registry.advertise(1, &advertise, now).expect("known");
+    let named: Vec<_> = refused
+        .iter()
+        .map(|refused| (refused.id.as_str(), refused.code))
+        .collect();
+    assert_eq!(
+        named,
+        [("web-1", Code::OutOfScope), ("desk", Code::OutOfScope)]
+    );
+    assert!(registry.route(&session("web-2")).is_some());
+}
+
+#[test]
+fn malformed_and_surplus_offers_are_refused_one_by_one() {
+    let mut registry = registry();
+    joined(&mut registry, 1, who("n1", 10));
+
+    let asked = homes(&["Not A Name", "a", "b", "c", "d"]);
+    let refused = registry
+        .advertise(1, &asked, Instant::now())
+        .expect("known");
+    let codes: Vec<_> = refused.iter().map(|refused| refused.code).collect();
+    assert_eq!(codes, [Code::Protocol, Code::Limit]);
+}
+
+#[test]
+fn a_pool_has_the_sessions_that_say_so() {
+    let mut registry = registry();
+    let now = Instant::now();
+    let pooled = |id: &str| Offer {
+        pool: "web".to_owned(),
+        ..offer(id)
+    };
+    for (id, node) in [(1, "n1"), (2, "n2")] {
+        joined(&mut registry, id, who(node, 10));
+        let advertise = Advertise {
+            home: vec![pooled(&format!("web-{id}"))],
+            ..homes(&[])
+        };
+        registry.advertise(id, &advertise, now);
+    }
+    let web: PoolName = "web".parse().expect("a pool name");
+
+    assert_eq!(
+        registry.pool("", &web).map(|(routes, _)| routes.len()),
+        Some(2)
+    );
+    assert!(registry.pool("other", &web).is_none());
+    registry.leave(1, now);
+    assert_eq!(
+        registry.pool("", &web).map(|(routes, _)| routes.len()),
+        Some(1)
+    );
+    registry.advertise(2, &homes(&["web-2"]), now);
+    assert!(registry.pool("", &web).is_none());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Join {
+        node: u8,
+        generation: u64,
+        successor_of: u64,
+    },
+    Leave {
+        nth: usize,
+    },
+    Advertise {
+        nth: usize,
+        home: Vec<u8>,
+        via: Vec<u8>,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let sessions = || proptest::collection::vec(0_u8..4, 0..4);
+    prop_oneof![
+        (0_u8..3, 1_u64..5, 0_u64..5).prop_map(|(node, generation, successor_of)| {
+            Step::Join {
+                node,
+                generation,
+                successor_of,
+            }
+        }),
+        (0_usize..40).prop_map(|nth| Step::Leave { nth }),
+        (0_usize..40, sessions(), sessions()).prop_map(|(nth, home, via)| Step::Advertise {
+            nth,
+            home,
+            via
+        }),
+    ]
+}
+
+fn apply(registry: &mut Registry<()>, step: Step, next: u64) {
+    let now = Instant::now();
+    let names = |ids: Vec<u8>| ids.into_iter().map(|id| offer(&format!("s{id}"))).collect();
+    match step {
+        Step::Join {
+            node,
+            generation,
+            successor_of,
+        } => {
+            let who = Who {
+                successor_of,
+                ..who(&format!("n{node}"), generation)
+            };
+            let newest = registry
+                .members(&who.node)
+                .iter()
+                .map(|m| m.who.generation)
+                .max();
+            let result = registry.join(&tunnel(next, who), now);
+            if newest.is_some_and(|newest| newest > generation) {
+                assert_eq!(result.expect_err("older"), NotJoined::Superseded);
+            } else if let Ok(out) = result {
+                assert!(out.iter().all(|old| old.who.generation < generation));
+                assert!(registry.tunnels().any(|member| member.id == next));
+            }
+        }
+        Step::Leave { nth } => {
+            let id = registry.tunnels().nth(nth).map(|member| member.id);
+            let before = registry.counts().0;
+            let gone = id.is_some_and(|id| registry.leave(id, now));
+            assert_eq!(registry.counts().0, before - usize::from(gone));
+        }
+        Step::Advertise { nth, home, via } => {
+            let id = registry.tunnels().nth(nth).map(|member| member.id);
+            if let Some(id) = id {
+                let asked = Advertise {
+                    home: names(home),
+                    via: names(via),
+                    ..homes(&[])
+                };
+                registry.advertise(id, &asked, now);
+            }
+        }
+    }
+}
+
+fn check(registry: &Registry<()>) {
+    let live: HashSet<u64> = registry.tunnels().map(|member| member.id).collect();
+    for (session, route) in registry.sessions() {
+        let nodes: HashSet<_> = route
+            .home
+            .iter()
+            .map(|path| &path.member.who.node)
+            .collect();
+        assert!(nodes.len() <= 1, "{session} has two homes: {nodes:?}");
+        assert!(!route.is_empty(), "{session} leads nowhere");
+        let mut seen = HashSet::new();
+        for path in route.paths() {
+            assert!(
+                live.contains(&path.member.id),
+                "{session} leads to a tunnel that is gone"
+            );
+            assert!(seen.insert(path.member.id), "{session} has a tunnel twice");
+        }
+    }
+    for member in registry.tunnels() {
+        let members = registry.members(&member.who.node);
+        assert!(members.iter().any(|known| known.id == member.id));
+        let newest = members.iter().map(|member| member.who.generation).max();
+        assert!(newest == Some(member.who.generation) || member.is_replaced());
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_comes_and_goes_every_session_has_one_home(
+        steps in proptest::collection::vec(step(), 0..80),
+    ) {
+        let mut registry = registry();
+        for (next, step) in steps.into_iter().enumerate() {
+            apply(&mut registry, step, next as u64);
+            check(&registry);
+        }
+    }
+}

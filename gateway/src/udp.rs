@@ -1,0 +1,202 @@
+//! Raw UDP ports: a flow of datagrams for every source, bound to a session or a pool.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sallyport_edge::opener::Denial;
+use sallyport_link::Flow;
+use sallyport_ops::paced::Paced;
+use sallyport_ops::{Slot, Slots, Tasks};
+use sallyport_wire::message::Kind;
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, info_span, warn};
+
+use crate::carry::Caller;
+use crate::config::Raw;
+use crate::hub::Hub;
+use crate::open::Opened;
+
+/// Longest datagram that UDP can carry.
+const MOST_BYTES: usize = 65_535;
+
+/// Log lines about refused flows, a second and port.
+const LINES: u32 = 10;
+
+/// One raw port.
+#[derive(Debug)]
+pub struct Port {
+    hub: Arc<Hub>,
+    socket: Arc<UdpSocket>,
+    raw: Raw,
+    slots: Slots,
+    clients: Tasks,
+    flows: HashMap<SocketAddr, Sender<Bytes>>,
+    refusals: Arc<Paced>,
+}
+
+impl Port {
+    /// A port that nobody has sent to. Its flows belong to `clients` and share `slots`.
+    pub fn new(hub: Arc<Hub>, socket: UdpSocket, raw: Raw, slots: Slots, clients: Tasks) -> Self {
+        let (socket, refusals) = (Arc::new(socket), Arc::new(Paced::new(LINES)));
+        Self {
+            hub,
+            socket,
+            raw,
+            slots,
+            clients,
+            flows: HashMap::new(),
+            refusals,
+        }
+    }
+
+    /// Takes datagrams until the task is stopped.
+    pub async fn serve(mut self) {
+        let mut buffer = vec![0; MOST_BYTES];
+        loop {
+            match self.socket.recv_from(&mut buffer).await {
+                Ok((length, peer)) => {
+                    if let Some(datagram) = buffer.get(..length) {
+                        self.take(Bytes::copy_from_slice(datagram), peer);
+                    }
+                }
+                // What the network reports about an earlier answer concerns its receiver only.
+                Err(error) => debug!(%error, "a datagram could not be read"),
+            }
+        }
+    }
+
+    fn take(&mut self, datagram: Bytes, peer: SocketAddr) {
+        if let Some(flow) = self.flows.get(&peer) {
+            match flow.try_send(datagram.clone()) {
+                Ok(()) => return,
+                Err(TrySendError::Full(_)) => return debug!(%peer, "a datagram was dropped"),
+                Err(TrySendError::Closed(_)) => {}
+            }
+        }
+        let Some(slot) = self.room_for(peer) else {
+            return;
+        };
+        let (flow, datagrams) = mpsc::channel(self.hub.config().flows.queue);
+        // The queue is empty and holds at least one.
+        if flow.try_send(datagram).is_ok() {
+            self.flows.insert(peer, flow);
+            let span = info_span!("flow", %peer, port = self.raw.listen.port());
+            self.clients
+                .spawn(span, self.flow(peer, slot).run(datagrams));
+        }
+    }
+
+    /// Flows that ended are swept out before a new one is refused, or when there are too many.
+    fn room_for(&mut self, peer: SocketAddr) -> Option<Slot> {
+        let most = self.hub.config().flows.most;
+        let slot = self.slots.take(peer.ip().to_canonical());
+        if slot.is_err() || self.flows.len() >= most {
+            self.flows.retain(|_, flow| !flow.is_closed());
+        }
+        match slot {
+            Ok(slot) if self.flows.len() < most => Some(slot),
+            Ok(_) => None,
+            Err(full) => {
+                if let Some(unlogged) = self.refusals.pass() {
+                    warn!(%peer, cause = %full, unlogged, "flow refused");
+                }
+                None
+            }
+        }
+    }
+
+    fn flow(&self, peer: SocketAddr, slot: Slot) -> Conversation {
+        let local = self.socket.local_addr().unwrap_or(self.raw.listen);
+        let caller = Caller {
+            kind: Kind::Udp,
+            address: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+            local,
+            host: String::new(),
+            port: Some(self.raw.listen.port()),
+            id: self.hub.request_id(),
+        };
+        Conversation {
+            hub: Arc::clone(&self.hub),
+            socket: Arc::clone(&self.socket),
+            raw: self.raw.clone(),
+            refusals: Arc::clone(&self.refusals),
+            caller,
+            peer,
+            _slot: slot,
+        }
+    }
+}
+
+/// One source's flow.
+#[derive(Debug)]
+struct Conversation {
+    hub: Arc<Hub>,
+    socket: Arc<UdpSocket>,
+    raw: Raw,
+    refusals: Arc<Paced>,
+    caller: Caller,
+    peer: SocketAddr,
+    _slot: Slot,
+}
+
+impl Conversation {
+    async fn run(self, datagrams: Receiver<Bytes>) {
+        let opened = match self.hub.open_flow(&self.raw.to, &self.caller.want()).await {
+            Ok(opened) => opened,
+            Err(denial) => return self.denied(&denial),
+        };
+        self.hub.figures.connection("udp");
+        let ended_by = self.carry(&opened, datagrams).await;
+        let passage = &opened.passage;
+        let (node, session) = (&passage.node, &passage.session);
+        let (up, down) = (passage.meter().up(), passage.meter().down());
+        info!(target: "sallyport::access", id = self.caller.id, client = %self.caller.address,
+            %session, %node, up, down, ended_by, "flow ended");
+    }
+
+    /// Carries datagrams both ways; says who ended it.
+    async fn carry(&self, opened: &Opened<Flow>, mut datagrams: Receiver<Bytes>) -> &'static str {
+        let Opened {
+            stream: flow,
+            passage,
+        } = opened;
+        let idle = self.hub.config().flows.idle;
+        let mut last = Instant::now();
+        loop {
+            tokio::select! {
+                datagram = datagrams.recv() => {
+                    let Some(datagram) = datagram else { return "port" };
+                    passage.meter().add_up(datagram.len() as u64);
+                    if flow.send(datagram).await.is_err() {
+                        return "session";
+                    }
+                }
+                datagram = flow.recv() => {
+                    let Some(datagram) = datagram else { return "session" };
+                    passage.meter().add_down(datagram.len() as u64);
+                    self.answer(&datagram).await;
+                }
+                () = sleep_until(last + idle) => return "idle",
+            }
+            last = Instant::now();
+        }
+    }
+
+    async fn answer(&self, datagram: &[u8]) {
+        if let Err(error) = self.socket.send_to(datagram, self.peer).await {
+            debug!(%error, "a datagram could not be sent");
+        }
+    }
+
+    fn denied(&self, denial: &Denial) {
+        self.hub.figures.refusal(denial.code);
+        if let Some(unlogged) = self.refusals.pass() {
+            warn!(target: "sallyport::access", id = self.caller.id, to = %self.raw.to,
+                code = %denial.code, cause = denial.cause, unlogged, "flow denied");
+        }
+    }
+}
