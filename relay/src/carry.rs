@@ -1,0 +1,137 @@
+//! Carries a stream that was let in: to the session's program, and back, until both are done.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use sallyport_link::Tunnel;
+use sallyport_ops::Tasks;
+use sallyport_splice::{Duplex, Entry, Ledger, Live};
+use sallyport_wire::NodeName;
+use sallyport_wire::message::Kind;
+use tracing::{debug, info};
+
+use crate::config::Limits;
+use crate::head::Request;
+use crate::reach::{self, ReachError, Upstream};
+use crate::sessions::Session;
+use crate::vnc;
+
+/// A stream that was let in, and all that its task needs.
+pub(crate) struct Admitted {
+    pub(crate) request: Request,
+    pub(crate) session: Arc<Session>,
+    pub(crate) tunnel: Tunnel,
+    pub(crate) tasks: Tasks,
+}
+
+/// Joins streams to sessions, and lists them while they last.
+#[derive(Debug)]
+pub(crate) struct Carrier {
+    node: NodeName,
+    limits: Limits,
+    splice: sallyport_splice::Limits,
+    ledger: Ledger,
+}
+
+impl Carrier {
+    /// For this node, within these bounds.
+    pub(crate) fn new(node: NodeName, limits: Limits) -> Self {
+        Self {
+            node,
+            splice: sallyport_splice::Limits {
+                idle: Some(limits.idle),
+                closing: Some(limits.closing),
+                write_stall: Some(limits.write_stall),
+                ..sallyport_splice::Limits::default()
+            },
+            ledger: Ledger::new(),
+            limits,
+        }
+    }
+
+    /// The node that this is.
+    pub(crate) const fn node(&self) -> &NodeName {
+        &self.node
+    }
+
+    /// Every bound.
+    pub(crate) const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The streams that are open now.
+    pub(crate) const fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Connects to the session's program.
+    pub(crate) async fn reach(&self, admitted: &Admitted) -> Result<Upstream, ReachError> {
+        let session = &admitted.session.config;
+        let reached = reach::reach(session, &admitted.request.client, self.limits.connect).await;
+        reached.inspect_err(|cause| {
+            info!(node = %self.node, session = %session.id, %cause, "session not reached");
+        })
+    }
+
+    /// Joins a client's stream to its session's until both are done.
+    pub(crate) async fn splice<A: Duplex, B: Duplex>(
+        &self,
+        admitted: &Admitted,
+        client: &mut A,
+        session: &mut B,
+    ) {
+        let entry = self.enter(admitted);
+        let started = Instant::now();
+        let ended = sallyport_splice::run(client, session, &self.splice, entry.meter()).await;
+        debug!(
+            up = ended.up,
+            down = ended.down,
+            ended_by = ended.by.word(),
+            seconds = started.elapsed().as_secs_f64(),
+            "stream ended"
+        );
+    }
+
+    /// Ends the WebSocket in an HTTP stream and joins it to the RFB server.
+    pub(crate) async fn bridge<S: Duplex + 'static>(&self, admitted: &Admitted, stream: S) {
+        let reach = || async { self.reach(admitted).await.map_err(|error| error.code()) };
+        match vnc::opened(stream, reach).await {
+            Ok(Some((mut frames, mut upstream))) => {
+                self.splice(admitted, &mut frames, &mut upstream).await
+            }
+            Ok(None) => debug!("no WebSocket was asked for"),
+            Err(cause) => debug!(%cause, "HTTP to a desktop ended"),
+        }
+    }
+
+    /// Lists a stream until the entry is dropped.
+    pub(crate) fn enter(&self, admitted: &Admitted) -> Entry {
+        self.ledger.open(Live {
+            id: admitted.request.request_id.clone(),
+            session: admitted.session.id().to_string(),
+            node: self.node.to_string(),
+            client: client(&admitted.request),
+            kind: kind_word(admitted.request.kind),
+            transport: admitted.tunnel.transport().word(),
+            since: SystemTime::now(),
+        })
+    }
+}
+
+/// The word of a kind in logs and lists.
+pub(crate) const fn kind_word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Http => "http",
+        Kind::Tcp => "tcp",
+        Kind::Tls => "tls",
+        Kind::Udp => "udp",
+        Kind::Probe => "probe",
+    }
+}
+
+/// The client's address, or nothing if it is not known.
+pub(crate) fn client(request: &Request) -> String {
+    let address = request.client.address();
+    address.as_ref().map(IpAddr::to_string).unwrap_or_default()
+}

@@ -1,0 +1,192 @@
+//! The command line.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+use sallyport_ops::{Exit, admin, places, telemetry};
+use tokio::runtime::{Builder, Runtime};
+use tracing::error;
+
+use crate::certificates;
+use crate::config::{Config, LoadError};
+use crate::doctor::{self, Verdict};
+use crate::gateways::Files;
+use crate::run;
+use crate::status;
+
+/// Reaches the sessions of this node for the clients of a Sallyport gateway.
+///
+/// The relay dials out to the gateways of its gateway file and needs no open port. Begin with a relay.toml of one
+/// session, copy gateway.json beside it, and run `sallyport-relay run`.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay until SIGTERM, which lets streams finish; a second one ends it at once.
+    Run(Where),
+    /// Check the configuration, certificates and gateway files without starting.
+    Check(Where),
+    /// Show tunnels, sessions and streams of the running relay.
+    Status(Listing),
+    /// Test the way to each gateway step by step and say what to mend.
+    Doctor(Listing),
+}
+
+/// Which relay.
+#[derive(Debug, clap::Args)]
+struct Where {
+    /// Configuration file [default: relay.toml of /etc/sallyport or of SALLYPORT_CONFIG_DIR]
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Listing {
+    #[command(flatten)]
+    config: Where,
+    /// Print JSON for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Where {
+    /// As an absolute path where that is possible, so that the folder of the file is known.
+    fn file(&self) -> PathBuf {
+        let file = self
+            .config
+            .clone()
+            .unwrap_or_else(|| places::config_file("relay"));
+        std::path::absolute(&file).unwrap_or(file)
+    }
+}
+
+impl Cli {
+    /// Does what was asked for.
+    #[must_use]
+    pub fn execute(self) -> Exit {
+        match self.command {
+            Command::Run(place) => execute_run(&place.file()),
+            Command::Check(place) => execute_check(&place.file()),
+            Command::Status(listing) => execute_status(&listing),
+            Command::Doctor(listing) => execute_doctor(&listing),
+        }
+    }
+}
+
+fn execute_run(file: &Path) -> Exit {
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(error) => return complain(&error, Exit::Config),
+    };
+    let level = config.log.level.map(crate::config::LogLevel::word);
+    let _telemetry = match telemetry::init(config.log.format, level) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return complain(&error, Exit::Config),
+    };
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error, Exit::Failure),
+    };
+    match runtime.block_on(run::run(config)) {
+        Ok(()) => Exit::Ok,
+        Err(cause) => {
+            error!(%cause, "the relay does not start");
+            if cause.is_config() {
+                Exit::Config
+            } else {
+                Exit::Failure
+            }
+        }
+    }
+}
+
+fn execute_check(file: &Path) -> Exit {
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(error @ LoadError::Read { .. }) => return complain(&error, Exit::Config),
+        Err(error) => return complain(&error, Exit::Config),
+    };
+    let mut files = Files::new(config.gateway_files.clone());
+    let gateways = files.read().len();
+    let mut faults: Vec<String> = files.faults().map(str::to_owned).collect();
+    let (node, sessions) = (config.node.clone(), config.sessions.len());
+    faults.extend(
+        run::proxies(&config)
+            .err()
+            .map(|error| format!("{}: proxy: {error}", file.display())),
+    );
+    faults.extend(
+        certificates::open(config.sessions)
+            .err()
+            .map(|error| error.to_string()),
+    );
+    for fault in &faults {
+        complain(fault, Exit::Config);
+    }
+    if !faults.is_empty() {
+        return Exit::Config;
+    }
+    say(&format!(
+        "{}: ok: node {node}, {sessions} sessions, {gateways} gateways\n",
+        file.display()
+    ))
+}
+
+fn execute_status(listing: &Listing) -> Exit {
+    let socket = places::admin_socket("relay", &listing.config.file());
+    let asked =
+        runtime().map(|runtime| runtime.block_on(admin::ask(&socket, "GET", "/status", None)));
+    match asked {
+        Ok(Ok(status)) if listing.json => say(&format!("{status:#}\n")),
+        Ok(Ok(status)) => say(&status::text(&status)),
+        Ok(Err(error)) => complain(&error, Exit::Failure),
+        Err(error) => complain(&error, Exit::Failure),
+    }
+}
+
+fn execute_doctor(listing: &Listing) -> Exit {
+    let file = listing.config.file();
+    let config = match Config::load(&file) {
+        Ok(config) => config,
+        Err(error) => return complain(&error, Exit::Config),
+    };
+    let findings = match runtime() {
+        Ok(runtime) => runtime.block_on(doctor::examine(&config)),
+        Err(error) => return complain(&error, Exit::Failure),
+    };
+    let text = if listing.json {
+        doctor::json(&findings)
+    } else {
+        doctor::text(&findings)
+    };
+    let failed = findings
+        .iter()
+        .any(|finding| finding.verdict == Verdict::Fail);
+    let said = say(&text);
+    if failed { Exit::Failure } else { said }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().build()
+}
+
+fn say(text: &str) -> Exit {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Exit::Ok,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+        Err(_unwritable) => Exit::Failure,
+    }
+}
+
+fn complain(error: &impl std::fmt::Display, exit: Exit) -> Exit {
+    // There is no one left to tell when standard error is closed.
+    drop(writeln!(io::stderr().lock(), "sallyport-relay: {error}"));
+    exit
+}

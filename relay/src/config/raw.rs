@@ -1,0 +1,182 @@
+//! `relay.toml` as it is written: names and types only. The parent module checks what the values mean.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use sallyport_link::Choice;
+use sallyport_ops::LogFormat;
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use toml::Spanned;
+
+use super::limits::RawLimits;
+
+/// The whole file. Every key has a default, so that the smallest file is one session.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawConfig {
+    pub(super) node: Option<Spanned<String>>,
+    pub(super) gateway_file: Option<OneOrMany>,
+    pub(super) transport: Choice,
+    pub(super) proxy: Option<Spanned<String>>,
+    pub(super) tunnels: Option<Spanned<usize>>,
+    pub(super) site: Option<Spanned<String>>,
+    pub(super) groups: Vec<Spanned<String>>,
+    pub(super) admin: Option<Spanned<SocketAddr>>,
+    pub(super) log: Log,
+    pub(super) limits: RawLimits,
+    pub(super) session: Vec<Spanned<RawSession>>,
+}
+
+/// One path or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a path or a list of paths")]
+pub(super) enum OneOrMany {
+    One(PathBuf),
+    Many(Vec<PathBuf>),
+}
+
+impl OneOrMany {
+    pub(super) fn into_vec(self) -> Vec<PathBuf> {
+        match self {
+            Self::One(path) => vec![path],
+            Self::Many(paths) => paths,
+        }
+    }
+}
+
+/// The `[log]` table.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Text for people, JSON for machines, or by whether standard error is a terminal.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`; none leaves it to `LOGLEVEL`, else `info`.
+    pub level: Option<LogLevel>,
+}
+
+/// The least important line that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// We cannot go on.
+    Error,
+    /// Someone should look now.
+    Warn,
+    /// What happens to tunnels and gateways.
+    Info,
+    /// What happens to single streams.
+    Debug,
+    /// What happens to single chunks.
+    Trace,
+}
+
+impl LogLevel {
+    /// The word of the configuration file.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// One `[[session]]` table.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSession {
+    pub(super) id: Spanned<String>,
+    pub(super) protocol: Spanned<ProtocolWord>,
+    pub(super) target: Spanned<String>,
+    #[serde(default)]
+    pub(super) access: RawAccess,
+    #[serde(default = "yes")]
+    pub(super) strip_prefix: bool,
+    pub(super) health: Option<Spanned<String>>,
+    pub(super) pool: Option<Spanned<String>>,
+    pub(super) tls: Option<Spanned<RawTls>>,
+    #[serde(default = "yes")]
+    pub(super) trusted: bool,
+    #[serde(default)]
+    pub(super) sources: Vec<IpNet>,
+    pub(super) client_ca: Option<Spanned<PathBuf>>,
+    pub(super) proxy_protocol: Option<Spanned<u8>>,
+    pub(super) weight: Option<Spanned<u32>>,
+    pub(super) answer_within: Option<Spanned<u32>>,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// The protocols as `relay.toml` writes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ProtocolWord {
+    Http,
+    H2c,
+    Tcp,
+    Tls,
+    Udp,
+    Vnc,
+}
+
+/// Certificate and key with which the relay ends TLS for a session.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    pub(super) cert: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+/// Who may use a session: a word, or lists of users and groups.
+#[derive(Debug, Default)]
+pub(super) enum RawAccess {
+    Public,
+    #[default]
+    Login,
+    Listed(RawListed),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawListed {
+    pub(super) users: Vec<String>,
+    pub(super) groups: Vec<String>,
+}
+
+impl<'de> Deserialize<'de> for RawAccess {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AccessVisitor)
+    }
+}
+
+/// By hand, because an untagged enum would swallow the name and the line of a wrong key.
+struct AccessVisitor;
+
+impl<'de> Visitor<'de> for AccessVisitor {
+    type Value = RawAccess;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"public\", \"login\" or { users = [...], groups = [...] }")
+    }
+
+    fn visit_str<E: Error>(self, word: &str) -> Result<RawAccess, E> {
+        match word {
+            "public" => Ok(RawAccess::Public),
+            "login" => Ok(RawAccess::Login),
+            other => Err(E::unknown_variant(other, &["public", "login"])),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawAccess, A::Error> {
+        RawListed::deserialize(MapAccessDeserializer::new(map)).map(RawAccess::Listed)
+    }
+}

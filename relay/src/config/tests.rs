@@ -1,0 +1,195 @@
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../relay.example.toml");
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, Path::new("/etc/sallyport/relay.toml")).map_err(|error| error.to_string())
+}
+
+fn fault(text: &str) -> String {
+    parse(text).expect_err("must be refused")
+}
+
+fn with(extra: &str) -> String {
+    format!(
+        "node = \"n1\"\n[[session]]\nid = \"a\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:80\"\n{extra}\n"
+    )
+}
+
+#[test]
+fn the_smallest_file_is_enough() {
+    let config = parse(
+        r#"
+        gateway_file = "gateway.json"
+        [[session]]
+        id = "notebook"
+        protocol = "http"
+        target = "127.0.0.1:8888"
+        access = "public"
+        "#,
+    )
+    .expect("loads");
+
+    assert_eq!(config.node.as_str(), host_name().expect("a host name"));
+    assert_eq!(
+        config.gateway_files,
+        [PathBuf::from("/etc/sallyport/gateway.json")]
+    );
+    assert_eq!(config.tunnels, 2);
+    let session = &config.sessions[0];
+    assert!(session.strip_prefix && session.trusted && session.anonymous() && !session.blind());
+}
+
+#[test]
+fn an_empty_file_serves_nothing_and_is_fine() {
+    let config = parse("").expect("loads");
+    assert!(config.sessions.is_empty() && config.gateway_files.is_empty());
+}
+
+#[test]
+fn the_example_loads_and_shows_the_real_defaults() {
+    let config = parse(EXAMPLE).expect("loads");
+
+    assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.sessions.len(), 3);
+    for line in Limits::LINES {
+        assert!(EXAMPLE.contains(&format!("\n{line}\n")), "{line}");
+    }
+}
+
+#[test]
+fn every_key_of_the_example_that_is_commented_out_is_known() {
+    let uncommented = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| is_key(key)) => rest,
+            _ => line,
+        })
+        .fold(String::new(), |text, line| text + line + "\n");
+
+    let config = parse(&uncommented).expect("loads");
+    assert_eq!(config.sessions[0].answer_within, 300);
+}
+
+fn is_key(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+}
+
+#[test]
+fn an_unknown_key_in_any_table_is_refused_with_its_line() {
+    let tables: Vec<usize> = EXAMPLE
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| line.starts_with('['))
+        .map(|(place, _)| place)
+        .collect();
+    assert_eq!(tables.len(), 5);
+    for place in tables.into_iter().map(|place| place + 1).chain([0]) {
+        let mut lines: Vec<&str> = EXAMPLE.lines().collect();
+        lines.insert(place, "x_unknown = 1");
+        let text = fault(&lines.join("\n"));
+
+        assert!(text.contains("x_unknown"), "{text}");
+        assert!(
+            text.contains("relay.toml") && text.contains(&(place + 1).to_string()),
+            "{text}"
+        );
+    }
+    let inner = EXAMPLE.replace(
+        "key = \"desk.key\" }",
+        "key = \"desk.key\", x_unknown = 1 }",
+    );
+    assert!(fault(&inner).contains("x_unknown"));
+    let inner = EXAMPLE.replace("groups = [\"staff\"] }", "x_unknown = 1 }");
+    assert!(fault(&inner).contains("x_unknown"));
+}
+
+#[test]
+fn all_faults_are_named_at_once_each_with_its_line() {
+    let text = fault(
+        "node = \"Node_1\"\ntunnels = 5\nadmin = \"0.0.0.0:1\"\n[limits]\nhead = 0\n[[session]]\nid = \"a\"\nprotocol = \"tcp\"\ntarget = \"nowhere\"\n",
+    );
+
+    for (line, word) in [
+        (1, "node name"),
+        (2, "between 1 and 4"),
+        (3, "loopback"),
+        (5, "head"),
+        (9, "nowhere"),
+    ] {
+        let place = format!("relay.toml:{line}: ");
+        assert!(
+            text.lines().any(|l| l.contains(&place) && l.contains(word)),
+            "{line} {word}: {text}"
+        );
+    }
+}
+
+#[test]
+fn streams_without_identity_need_a_rule() {
+    let session = |extra: &str| {
+        parse(&format!(
+            "node = \"n1\"\n[[session]]\nid = \"ssh\"\nprotocol = \"tcp\"\ntarget = \"127.0.0.1:22\"\n{extra}\n"
+        ))
+    };
+
+    assert!(
+        session("")
+            .expect_err("refused")
+            .contains("carry no identity")
+    );
+    assert!(session("access = { users = [\"ada\"] }").is_err());
+    assert!(session("access = \"public\"").is_ok());
+    assert!(session("sources = [\"10.0.0.0/8\"]").is_ok());
+    assert!(
+        session("client_ca = \"ca.crt\"")
+            .expect_err("refused")
+            .contains("tls")
+    );
+    assert!(session("client_ca = \"ca.crt\"\ntls = { cert = \"a\", key = \"b\" }").is_ok());
+}
+
+#[test]
+fn keys_that_do_not_fit_together_are_refused() {
+    for extra in [
+        "access = \"everyone\"",
+        "access = { users = [] }",
+        "health = \"healthz\"",
+        "proxy_protocol = 3",
+        "weight = 1001",
+        "answer_within = 0",
+        "pool = \"A\"",
+        "sources = [\"10.0.0.1/33\"]",
+        "tls = { cert = \"a\" }",
+    ] {
+        assert!(parse(&with(extra)).is_err(), "{extra}");
+    }
+    let vnc = with("health = \"/x\"").replace("\"http\"", "\"vnc\"");
+    assert!(fault(&vnc).contains("health = \"tcp\""));
+}
+
+#[test]
+fn ids_are_unique_and_at_most_512() {
+    let twice =
+        with("") + "[[session]]\nid = \"a\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:81\"\n";
+    assert!(fault(&twice).contains("also in line 3"));
+
+    let many = |count: usize| {
+        (0..count).fold("node = \"n1\"\n".to_owned(), |text, n| {
+            text + &format!(
+                "[[session]]\nid = \"s{n}\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:80\"\n"
+            )
+        })
+    };
+    assert_eq!(
+        parse(&many(MAX_SESSIONS)).expect("loads").sessions.len(),
+        MAX_SESSIONS
+    );
+    assert!(fault(&many(MAX_SESSIONS + 1)).contains("at most 512"));
+}
+
+#[test]
+fn a_missing_file_says_what_to_do() {
+    let error = Config::load(Path::new("/nonexistent/relay.toml")).expect_err("missing");
+    assert!(error.to_string().contains("--config"));
+}

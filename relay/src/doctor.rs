@@ -1,0 +1,253 @@
+//! `doctor`: walks the way to each gateway, step by step, and says at each what to change and where.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sallyport_link::identity::IDENTITY_FILE;
+use sallyport_link::{Dialer, NodeIdentity, Settings};
+use sallyport_ops::{Table, Tasks, places};
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::gateways::Files;
+use crate::outfit::Person;
+use crate::run;
+
+mod visit;
+
+use visit::Visit;
+
+/// Receive buffer that QUIC asks for, in bytes.
+const WANTED_BUFFER: u64 = 8 << 20;
+
+/// How a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Nothing to do.
+    Ok,
+    /// It works, and could be better.
+    Warn,
+    /// Something is to be mended.
+    Fail,
+    /// Not tested, because of what the text says.
+    Skip,
+}
+
+/// What was found at one step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The gateway's URL; empty for what concerns all.
+    pub gateway: String,
+    /// The step: `files`, `identity`, `dns`, `proxy`, `tcp`, `tls`, `clock`, `auth`, `udp`, `buffers`.
+    pub step: &'static str,
+    /// How it went.
+    pub verdict: Verdict,
+    /// What was seen.
+    pub seen: String,
+    /// What to change and where; empty when there is nothing to do.
+    pub cure: String,
+}
+
+/// Walks all the way to every gateway of the configuration.
+pub async fn examine(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut files = Files::new(config.gateway_files.clone());
+    let wanted = files.read();
+    findings.extend(file_findings(config, &files));
+    let (person, finding) = person(config);
+    findings.push(finding);
+    let proxies = run::proxies(config);
+    if let Err(error) = &proxies {
+        let cure = "mend `proxy` in relay.toml, or HTTPS_PROXY in the relay's environment";
+        findings.push(finding_of("", "proxy", Verdict::Fail, (error, cure)));
+    }
+    let tasks = Tasks::new();
+    if let Ok(proxies) = proxies {
+        let dialer = Dialer::new(Arc::new(Settings::relay()), proxies.clone(), tasks.child());
+        for wanted in wanted.values() {
+            let visit = Visit {
+                config,
+                wanted,
+                proxies: &proxies,
+                dialer: &dialer,
+                person: person.as_ref(),
+            };
+            findings.extend(visit.walk().await);
+        }
+    }
+    findings.push(buffers(Path::new("/proc/sys/net/core/rmem_max")));
+    tasks.drain(Duration::from_secs(1)).await;
+    findings
+}
+
+/// One line a finding, with the cure below what failed.
+#[must_use]
+pub fn text(findings: &[Finding]) -> String {
+    let mut table = Table::new(&["gateway", "step", "verdict", "seen"]);
+    let verdict = |verdict| match verdict {
+        Verdict::Ok => "ok",
+        Verdict::Warn => "warn",
+        Verdict::Fail => "FAIL",
+        Verdict::Skip => "skip",
+    };
+    for finding in findings {
+        let seen = finding.seen.clone();
+        table.row([
+            finding.gateway.clone(),
+            finding.step.to_owned(),
+            verdict(finding.verdict).to_owned(),
+            seen,
+        ]);
+    }
+    let cures = findings.iter().filter(|finding| !finding.cure.is_empty());
+    let cures = cures.map(|finding| {
+        format!("{} {}: {}\n", finding.gateway, finding.step, finding.cure)
+            .trim_start()
+            .to_owned()
+    });
+    let cures: String = cures.collect();
+    let before = if cures.is_empty() {
+        ""
+    } else {
+        "\nWhat to do:\n"
+    };
+    format!("{table}{before}{cures}")
+}
+
+/// One array.
+#[must_use]
+pub fn json(findings: &[Finding]) -> String {
+    serde_json::to_string_pretty(findings).unwrap_or_default() + "\n"
+}
+
+fn finding_of(
+    gateway: &str,
+    step: &'static str,
+    verdict: Verdict,
+    (seen, cure): (&impl ToString, &str),
+) -> Finding {
+    Finding {
+        gateway: gateway.to_owned(),
+        step,
+        verdict,
+        seen: seen.to_string(),
+        cure: cure.to_owned(),
+    }
+}
+
+fn file_findings(config: &Config, files: &Files) -> Vec<Finding> {
+    if config.gateway_files.is_empty() {
+        let cure =
+            "write gateway_file = \"gateway.json\" in relay.toml and copy the gateway's file there";
+        return vec![finding_of(
+            "",
+            "files",
+            Verdict::Fail,
+            (&"no gateway_file is configured", cure),
+        )];
+    }
+    let listing = files.listing();
+    if listing.is_empty() {
+        let cure = "copy gateway.json from the gateway into the folder that gateway_file names";
+        return vec![finding_of(
+            "",
+            "files",
+            Verdict::Fail,
+            (&"the folder has no gateway file", cure),
+        )];
+    }
+    let finding = |(path, fault): (std::path::PathBuf, Option<String>)| match fault {
+        None => finding_of("", "files", Verdict::Ok, (&path.display(), "")),
+        Some(fault) => {
+            let cure = format!(
+                "mend {}: copy it anew from the gateway, with mode 0600",
+                path.display()
+            );
+            finding_of("", "files", Verdict::Fail, (&fault, &cure))
+        }
+    };
+    listing.into_iter().map(finding).collect()
+}
+
+/// Who would say hello. A node that has never started has no key, and doctor must not make one: the gateway
+/// would bind the node's name to it.
+fn person(config: &Config) -> (Option<Person>, Finding) {
+    let state = places::state_dir(&config.path);
+    if !state.join(IDENTITY_FILE).exists() {
+        let cure = "start the relay once as its own user; until then authentication is not tested";
+        return (
+            None,
+            finding_of(
+                "",
+                "identity",
+                Verdict::Skip,
+                (&"this node has no key yet", cure),
+            ),
+        );
+    }
+    match NodeIdentity::load_or_create(&state) {
+        Ok(identity) => {
+            let finding = finding_of(
+                "",
+                "identity",
+                Verdict::Ok,
+                (&format!("node {}, id {}", config.node, identity.id()), ""),
+            );
+            // The lowest generation of all: where the relay runs, this hello is turned away without harm to it.
+            (
+                Some(Person {
+                    node: config.node.clone(),
+                    site: config.site.clone(),
+                    generation: 1,
+                    identity,
+                }),
+                finding,
+            )
+        }
+        Err(error) => (
+            None,
+            finding_of(
+                "",
+                "identity",
+                Verdict::Fail,
+                (&error, "mend the file, or run doctor as the relay's user"),
+            ),
+        ),
+    }
+}
+
+fn buffers(rmem_max: &Path) -> Finding {
+    let read = std::fs::read_to_string(rmem_max)
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok());
+    match read {
+        Some(bytes) if bytes >= WANTED_BUFFER => finding_of(
+            "",
+            "buffers",
+            Verdict::Ok,
+            (&format!("net.core.rmem_max = {bytes}"), ""),
+        ),
+        Some(bytes) => {
+            let cure = format!(
+                "for fast QUIC: sysctl -w net.core.rmem_max={WANTED_BUFFER} (and in /etc/sysctl.d)"
+            );
+            finding_of(
+                "",
+                "buffers",
+                Verdict::Warn,
+                (&format!("net.core.rmem_max = {bytes}"), &cure),
+            )
+        }
+        None => finding_of(
+            "",
+            "buffers",
+            Verdict::Skip,
+            (&"net.core.rmem_max cannot be read", ""),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

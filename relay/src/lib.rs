@@ -1,0 +1,31 @@
+//! The relay: dials out to gateways and reaches the sessions of its node.
+//!
+//! Modules stand in reading order, and each uses only modules below it: `cli` says what a person may ask for,
+//! `run` wires a relay together, `gateways`, `keeper` and `tend` hold the tunnels, and `streams` to `head` are
+//! the way of one stream from its tunnel to its session.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod doctor;
+pub mod run;
+pub mod status;
+pub mod gateways;
+pub mod keeper;
+pub mod tend;
+pub mod outfit;
+pub mod wanted;
+pub mod board;
+pub mod advertise;
+pub mod streams;
+pub mod probe;
+pub mod terminate;
+mod carry;
+pub mod access;
+pub mod vnc;
+pub mod udp;
+pub mod health;
+pub mod reach;
+pub mod head;
+pub mod certificates;
+pub mod sessions;
+pub mod config;

@@ -1,0 +1,262 @@
+//! One relay from start to end: identity, certificates, admin socket, tunnels, and an end that cuts nobody off.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sallyport_link::identity::{IdentityError, next_generation};
+use sallyport_link::proxy::{ProxyRules, ProxyUrlError};
+use sallyport_link::{Dialer, NodeIdentity, Settings};
+use sallyport_ops::{Admin, Metrics, Ready, Signal, Signals, Tasks, places, privileges};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, info_span, warn};
+
+use crate::board::{Board, TUNNELS};
+use crate::certificates::{self, Served, TlsError};
+use crate::config::Config;
+use crate::gateways::{self, Files};
+use crate::health;
+use crate::outfit::{Outfit, Person};
+use crate::sessions::Sessions;
+use crate::status;
+use crate::streams::Streams;
+
+/// What the last steps of a drain may take beyond the streams' own time.
+const LAST_STEPS: Duration = Duration::from_secs(5);
+
+/// Streams of a QUIC tunnel beyond those that it carries: for probes, and to be refused instead of held up.
+const QUIC_HEADROOM: u32 = 16;
+
+/// Why a relay does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The node's key or number of starts.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A session's certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The proxy of the configuration or of `HTTPS_PROXY`.
+    #[error("proxy: {0}")]
+    Proxy(#[from] ProxyUrlError),
+    /// A gateway file is there and cannot be used.
+    #[error("{0}")]
+    GatewayFile(String),
+    /// The state directory.
+    #[error("cannot make the state directory {}: {cause}; make it, or name another with SALLYPORT_STATE_DIR", path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The admin socket.
+    #[error("cannot serve the admin socket {}: {cause}", path.display())]
+    AdminSocket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The admin address.
+    #[error("cannot listen on admin = \"{address}\": {cause}")]
+    AdminAddress {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The signals.
+    #[error("cannot listen to signals: {0}")]
+    Signals(#[source] io::Error),
+}
+
+impl StartError {
+    /// Whether starting again will not help until a file is changed.
+    #[must_use]
+    pub const fn is_config(&self) -> bool {
+        !matches!(
+            self,
+            Self::AdminSocket { .. } | Self::AdminAddress { .. } | Self::Signals(_)
+        )
+    }
+}
+
+/// The tasks of a relay, by when they end.
+#[derive(Debug)]
+struct Owners {
+    /// Admin and link: last.
+    all: Tasks,
+    /// Follows files and health: first.
+    background: Tasks,
+    /// Lanes, tunnels and streams: they drain.
+    tunnels: Tasks,
+}
+
+/// Runs a relay until a signal ends it.
+///
+/// # Errors
+/// [`StartError`]. Once it runs it ends only by signal.
+pub async fn run(config: Config) -> Result<(), StartError> {
+    let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let all = Tasks::new();
+    let owners = Owners {
+        background: all.child(),
+        tunnels: all.child(),
+        all,
+    };
+    let (outfit, served) = start(&config, &owners)?;
+    loop {
+        match signals.next().await {
+            Signal::Terminate => break,
+            Signal::Reload => reload(&served),
+            Signal::Rotate => {}
+        }
+    }
+    end(&outfit, &owners, &mut signals).await;
+    Ok(())
+}
+
+fn start(config: &Config, owners: &Owners) -> Result<(Arc<Outfit>, Vec<Served>), StartError> {
+    let (metrics, ready) = (Metrics::new(), Ready::new(&[TUNNELS]));
+    owners.all.expose(&metrics);
+    if let Err(cause) = privileges::raise_descriptor_limit() {
+        warn!(%cause, "the limit of open files stays as it is");
+    }
+    let mut files = Files::new(config.gateway_files.clone());
+    usable(&mut files)?;
+    let (sessions, served) = certificates::open(config.sessions.clone())?;
+    let sessions = Arc::new(Sessions::new(sessions));
+    let streams = Streams::new(
+        config.node.clone(),
+        Arc::clone(&sessions),
+        config.limits,
+        &metrics,
+    );
+    let outfit = outfit(config, streams, Board::new(ready.clone(), &metrics), owners)?;
+    admin(config, &outfit, Admin::new(metrics, ready), owners)?;
+    info!(node = %outfit.person.node, id = %outfit.person.identity.id(), generation = outfit.person.generation, sessions = sessions.len(), "relay started");
+    health::watch(&sessions, &config.limits, &owners.background);
+    let following = gateways::follow(files, Arc::clone(&outfit), owners.tunnels.clone());
+    owners.background.spawn(info_span!("gateways"), following);
+    Ok((outfit, served))
+}
+
+/// At start a file that is there must be usable: a mistake is told now, not in a log line later.
+fn usable(files: &mut Files) -> Result<(), StartError> {
+    files.read();
+    match files.faults().next() {
+        Some(fault) => Err(StartError::GatewayFile(fault.to_owned())),
+        None => Ok(()),
+    }
+}
+
+fn outfit(
+    config: &Config,
+    streams: Streams,
+    board: Board,
+    owners: &Owners,
+) -> Result<Arc<Outfit>, StartError> {
+    let state = places::state_dir(&config.path);
+    make_state(&state)?;
+    let settings = Settings {
+        accept_quic: config
+            .limits
+            .streams_per_tunnel
+            .saturating_add(QUIC_HEADROOM),
+        ..Settings::relay()
+    };
+    Ok(Arc::new(Outfit {
+        person: Person {
+            node: config.node.clone(),
+            site: config.site.clone(),
+            identity: NodeIdentity::load_or_create(&state)?,
+            generation: next_generation(&state, SystemTime::now())?,
+        },
+        dialer: Dialer::new(Arc::new(settings), proxies(config)?, owners.all.child()),
+        choice: config.transport,
+        tunnels: config.tunnels,
+        limits: config.limits,
+        streams: Arc::new(streams),
+        board,
+        leaving: CancellationToken::new(),
+    }))
+}
+
+fn make_state(path: &Path) -> Result<(), StartError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|cause| StartError::State {
+        path: path.to_owned(),
+        cause,
+    })
+}
+
+/// The proxy of the configuration, else that of the environment.
+///
+/// # Errors
+/// When it is no proxy's URL.
+pub fn proxies(config: &Config) -> Result<ProxyRules, ProxyUrlError> {
+    let variable = |names: [&str; 2]| names.into_iter().find_map(|name| std::env::var(name).ok());
+    match config.proxy.as_deref() {
+        Some("none") => Ok(ProxyRules::none()),
+        Some(proxy) => proxy.parse().map(ProxyRules::always),
+        None => ProxyRules::from_environment(
+            variable(["HTTPS_PROXY", "https_proxy"]).as_deref(),
+            variable(["NO_PROXY", "no_proxy"]).as_deref(),
+        ),
+    }
+}
+
+fn admin(
+    config: &Config,
+    outfit: &Arc<Outfit>,
+    admin: Admin,
+    owners: &Owners,
+) -> Result<(), StartError> {
+    let admin = Arc::new(status::route(
+        admin,
+        Arc::clone(outfit),
+        config.groups.clone(),
+    ));
+    let path = places::admin_socket("relay", &config.path);
+    let served = admin.serve_unix(&path, &owners.all);
+    served.map_err(|cause| StartError::AdminSocket { path, cause })?;
+    if let Some(address) = config.admin {
+        let served = admin.serve_tcp(address, &owners.all);
+        let address = served.map_err(|cause| StartError::AdminAddress { address, cause })?;
+        info!(%address, "metrics and readiness");
+    }
+    Ok(())
+}
+
+fn reload(served: &[Served]) {
+    for certificate in served {
+        match certificate.reload() {
+            Ok(()) => info!(session = %certificate.session(), "certificate read again"),
+            Err(cause) => error!(%cause, "the old certificate stays"),
+        }
+    }
+}
+
+/// Tells the gateways, lets streams finish, then ends. A second signal means now.
+async fn end(outfit: &Outfit, owners: &Owners, signals: &mut Signals) {
+    let grace = outfit.limits.drain;
+    info!(streams = outfit.streams.ledger().len(), within = ?grace, "draining; a second signal ends at once");
+    outfit.leaving.cancel();
+    owners.background.stop();
+    let drained = owners.tunnels.drain(grace.saturating_add(LAST_STEPS));
+    let again = async { while signals.next().await != Signal::Terminate {} };
+    tokio::select! {
+        () = drained => info!("drained"),
+        () = again => warn!(streams = outfit.streams.ledger().len(), "ending at once"),
+    }
+    owners.tunnels.stop();
+    owners.all.drain(Duration::ZERO).await;
+}

@@ -1,0 +1,169 @@
+//! What a running relay says about itself, and how a person reads it.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use http::Method;
+use sallyport_ops::{Admin, Table};
+use serde_json::{Value, json};
+
+use crate::config::Access;
+use crate::outfit::Outfit;
+use crate::sessions::Session;
+
+/// Adds `GET /status`.
+#[must_use]
+pub fn route(admin: Admin, outfit: Arc<Outfit>, groups: Vec<String>) -> Admin {
+    admin.route(Method::GET, "/status", move |_request| {
+        let status = show(&outfit, &groups);
+        Box::pin(async move { Ok(status) })
+    })
+}
+
+fn show(outfit: &Outfit, groups: &[String]) -> Value {
+    let sessions: Vec<_> = outfit
+        .streams
+        .sessions()
+        .iter()
+        .map(|session| show_session(session))
+        .collect();
+    let mut status = json!({
+        "node": outfit.person.node,
+        "id": outfit.person.identity.id(),
+        "generation": outfit.person.generation,
+        "version": env!("CARGO_PKG_VERSION"),
+        "site": outfit.person.site,
+        "groups": groups,
+        "draining": outfit.leaving.is_cancelled(),
+        "sessions": sessions,
+        "streams": outfit.streams.ledger().list(),
+    });
+    if let (Value::Object(status), Value::Object(board)) = (&mut status, outfit.board.show()) {
+        status.extend(board);
+    }
+    status
+}
+
+fn show_session(session: &Session) -> Value {
+    let config = &session.config;
+    json!({
+        "id": config.id,
+        "protocol": config.protocol.word(),
+        "target": config.target.to_string(),
+        "access": match config.access {
+            Access::Public => "public",
+            Access::Login => "login",
+            Access::Listed { .. } => "listed",
+        },
+        "pool": config.pool,
+        "down": session.is_down(),
+        "served": session.served(),
+    })
+}
+
+/// The status as a person reads it.
+#[must_use]
+pub fn text(status: &Value) -> String {
+    let mut text = String::new();
+    let (node, version) = (word(status, "node"), word(status, "version"));
+    let draining = if status["draining"] == true {
+        ", draining"
+    } else {
+        ""
+    };
+    // writing to a String cannot fail
+    let _infallible = writeln!(text, "node {node}, version {version}{draining}");
+    for file in list(status, "files") {
+        if let Some(fault) = file["fault"].as_str() {
+            let _infallible = writeln!(text, "gateway file {}: {fault}", word(file, "path"));
+        }
+    }
+    for failure in list(status, "failures") {
+        let _infallible = writeln!(
+            text,
+            "no tunnel to {}: {}",
+            word(failure, "gateway"),
+            word(failure, "cause")
+        );
+    }
+    let tunnels = [
+        "gateway",
+        "id",
+        "transport",
+        "remote",
+        "kid",
+        "seconds",
+        "rtt_ms",
+        "streams",
+        "draining",
+    ];
+    let sessions = [
+        "id", "protocol", "target", "access", "pool", "down", "served",
+    ];
+    let _infallible = write!(
+        text,
+        "\n{}\n{}",
+        table(status, "tunnels", &tunnels),
+        table(status, "sessions", &sessions)
+    );
+    text
+}
+
+fn table(status: &Value, key: &str, columns: &[&str]) -> Table {
+    let mut table = Table::new(columns);
+    for row in list(status, key) {
+        table.row(columns.iter().map(|column| word(row, column)));
+    }
+    table
+}
+
+fn list<'v>(value: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> {
+    value
+        .get(key)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+}
+
+fn word(value: &Value, key: &str) -> String {
+    match value.get(key) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => match number.as_f64() {
+            Some(float) if number.is_f64() => format!("{float:.1}"),
+            _ => number.to_string(),
+        },
+        Some(Value::Bool(yes)) => if *yes { "yes" } else { "no" }.to_owned(),
+        Some(Value::Null | Value::Array(_) | Value::Object(_)) | None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_sees_tunnels_sessions_and_what_is_wrong() {
+        let status = json!({
+            "node": "n1", "version": "1.2.3", "draining": true,
+            "files": [{ "path": "/etc/gateway.json", "fault": "not there" }],
+            "failures": [{ "gateway": "https://gw", "cause": "dns: no address" }],
+            "tunnels": [{ "gateway": "https://other", "id": 7, "transport": "quic", "rtt_ms": 1.26, "draining": false }],
+            "sessions": [{ "id": "notebook", "protocol": "http", "down": true, "served": 3, "pool": null }],
+        });
+
+        let text = text(&status);
+
+        for part in [
+            "node n1, version 1.2.3, draining",
+            "gateway file /etc/gateway.json: not there",
+            "no tunnel to https://gw: dns: no address",
+            "https://other",
+            "quic",
+            "1.3",
+            "notebook",
+            "yes",
+        ] {
+            assert!(text.contains(part), "no {part} in\n{text}");
+        }
+    }
+}

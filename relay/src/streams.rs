@@ -1,0 +1,214 @@
+//! The way of a stream: slot, head, access, session, program. Each stream is one task that owns all it took.
+
+use std::sync::Arc;
+
+use sallyport_link::{Incoming, Tunnel, TunnelStream};
+use sallyport_ops::Tasks;
+use sallyport_ops::metrics::{Counter, Family, Metrics};
+use sallyport_splice::{Ledger, Meter};
+use sallyport_wire::message::{Head, Kind};
+use sallyport_wire::{Code, NodeName};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::{Span, debug, field, info, info_span, trace};
+
+use crate::access::{self, Passage};
+use crate::carry::{Admitted, Carrier};
+use crate::config::Limits;
+use crate::head::Request;
+use crate::sessions::{Session, Sessions};
+use crate::{carry, probe, terminate, udp};
+
+/// Carries streams to the sessions of this node.
+#[derive(Debug)]
+pub struct Streams {
+    sessions: Arc<Sessions>,
+    carrier: Arc<Carrier>,
+    total: Arc<Semaphore>,
+    flows: Arc<Semaphore>,
+    opened: Family<Vec<(&'static str, &'static str)>, Counter>,
+    refused: Family<Vec<(&'static str, &'static str)>, Counter>,
+}
+
+impl Streams {
+    /// For these sessions.
+    #[must_use]
+    pub fn new(node: NodeName, sessions: Arc<Sessions>, limits: Limits, metrics: &Metrics) -> Self {
+        let count =
+            |limit: u32| Arc::new(Semaphore::new(usize::try_from(limit).unwrap_or(usize::MAX)));
+        Self {
+            sessions,
+            total: count(limits.streams),
+            flows: count(limits.udp_flows),
+            opened: metrics.register(
+                "relay_streams",
+                "Streams let in, by kind",
+                Family::default(),
+            ),
+            refused: metrics.register(
+                "relay_streams_refused",
+                "Streams refused, by reason",
+                Family::default(),
+            ),
+            carrier: Arc::new(Carrier::new(node, limits)),
+        }
+    }
+
+    /// The sessions of this node.
+    #[must_use]
+    pub const fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// The streams that are open now.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        self.carrier.ledger()
+    }
+
+    /// Serves the streams of a tunnel until it is closed; each runs in `tasks`.
+    pub async fn serve(self: Arc<Self>, tunnel: Tunnel, tasks: Tasks) {
+        let most = usize::try_from(self.carrier.limits().streams_per_tunnel).unwrap_or(usize::MAX);
+        let own = Arc::new(Semaphore::new(most));
+        while let Some(incoming) = tunnel.accept().await {
+            let slot = self.slot(&own);
+            let span = info_span!(
+                "stream",
+                request = field::Empty,
+                session = field::Empty,
+                kind = field::Empty
+            );
+            let task = Arc::clone(&self).stream(incoming, slot, (tunnel.clone(), tasks.clone()));
+            tasks.spawn(span, task);
+        }
+    }
+
+    fn slot(&self, own: &Arc<Semaphore>) -> Option<[OwnedSemaphorePermit; 2]> {
+        let own = Arc::clone(own).try_acquire_owned().ok()?;
+        let total = Arc::clone(&self.total).try_acquire_owned().ok()?;
+        Some([own, total])
+    }
+
+    async fn stream(
+        self: Arc<Self>,
+        incoming: Incoming,
+        slot: Option<[OwnedSemaphorePermit; 2]>,
+        (tunnel, tasks): (Tunnel, Tasks),
+    ) {
+        let (head, stream) = match incoming.head(self.carrier.limits().head).await {
+            Ok(read) => read,
+            Err(cause) => return debug!(%cause, "a stream without a proper head"),
+        };
+        // At its limits a tunnel still works: a probe refused here would have the gateway close it.
+        if slot.is_none() && head.kind != i32::from(Kind::Probe) {
+            debug!("as many streams as there may be");
+            return self.refuse(stream, Code::Limit).await;
+        }
+        match self.admit(&head) {
+            Ok(None) => {
+                let mut stream = stream;
+                stream.accept();
+                let echoed = probe::echo(&mut stream).await;
+                trace!(bytes = echoed.unwrap_or_default(), "probe answered");
+            }
+            Ok(Some((request, session, passage))) => {
+                let admitted = Admitted {
+                    request,
+                    session,
+                    tunnel,
+                    tasks,
+                };
+                Box::pin(self.carry(admitted, passage, stream)).await;
+            }
+            Err(code) => self.refuse(stream, code).await,
+        }
+        drop(slot);
+    }
+
+    /// Everything that is decided about a stream before anything is done for it. `None` is a probe.
+    fn admit(&self, head: &Head) -> Result<Option<(Request, Arc<Session>, Passage)>, Code> {
+        let request = Request::read(head).inspect_err(|code| debug!(%code, "a malformed head"))?;
+        let span = Span::current();
+        span.record("request", &request.request_id);
+        let Some(id) = &request.session else {
+            return Ok(None);
+        };
+        span.record("session", id.as_str());
+        span.record("kind", carry::kind_word(request.kind));
+        let session = self.sessions.locate(id);
+        let session = session.inspect_err(
+            |code| info!(node = %self.carrier.node(), %code, "no such session here"),
+        )?;
+        let passage = access::decide(&session.config, &request).inspect_err(
+            |code| info!(node = %self.carrier.node(), %code, client = carry::client(&request), "stream not let in"),
+        )?;
+        session.count();
+        self.opened
+            .get_or_create(&vec![("kind", carry::kind_word(request.kind))])
+            .inc();
+        Ok(Some((request, Arc::clone(session), passage)))
+    }
+
+    async fn carry(
+        self: Arc<Self>,
+        admitted: Admitted,
+        passage: Passage,
+        mut stream: TunnelStream,
+    ) {
+        match passage {
+            Passage::Straight => match self.carrier.reach(&admitted).await {
+                Ok(mut upstream) => {
+                    stream.accept();
+                    self.carrier
+                        .splice(&admitted, &mut stream, &mut upstream)
+                        .await;
+                }
+                Err(error) => self.refuse(stream, error.code()).await,
+            },
+            Passage::Bridge => {
+                stream.accept();
+                self.carrier.bridge(&admitted, stream).await;
+            }
+            Passage::EndTls => {
+                stream.accept();
+                Box::pin(terminate::serve(
+                    Arc::clone(&self.carrier),
+                    admitted,
+                    stream,
+                ))
+                .await;
+            }
+            Passage::Datagrams => self.datagrams(&admitted, stream).await,
+        }
+    }
+
+    async fn datagrams(&self, admitted: &Admitted, stream: TunnelStream) {
+        let Ok(_place) = self.flows.try_acquire() else {
+            debug!("as many flows as there may be");
+            return self.refuse(stream, Code::Limit).await;
+        };
+        let socket = match udp::connect(&admitted.session.config.target).await {
+            Ok(socket) => socket,
+            Err(cause) => {
+                info!(node = %self.carrier.node(), session = %admitted.session.id(), %cause, "session not reached");
+                return self.refuse(stream, Code::SessionRefused).await;
+            }
+        };
+        let entry = self.carrier.enter(admitted);
+        let flow = stream.into_flow(&admitted.tunnel);
+        let meter: &Meter = entry.meter();
+        let end = udp::carry(&flow, &socket, self.carrier.limits().udp_idle, meter).await;
+        debug!(
+            up = meter.up(),
+            down = meter.down(),
+            ended_by = end.word(),
+            "flow ended"
+        );
+    }
+
+    async fn refuse(&self, stream: TunnelStream, code: Code) {
+        self.refused
+            .get_or_create(&vec![("code", code.word())])
+            .inc();
+        stream.refuse(code).await;
+    }
+}

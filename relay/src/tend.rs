@@ -1,0 +1,315 @@
+//! Tends one live tunnel: serves its streams, advertises, renews its token, and ends it without cutting anyone
+//! off when the gateway, the files or the relay itself say so.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::future::{Fuse, FusedFuture as _, FutureExt as _};
+use sallyport_link::token::Grant;
+use sallyport_link::{Closed, Tunnel};
+use sallyport_ops::Tasks;
+use sallyport_wire::Code;
+use sallyport_wire::message::{Advertised, ControlKind, Drain, Rotate};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{Instrument as _, debug, info, warn};
+
+use crate::advertise;
+use crate::board::Row;
+use crate::outfit::Outfit;
+use crate::wanted::Wanted;
+
+/// A live tunnel shows a fresh token this often; the gateway expects one within ten minutes.
+const ROTATE_EVERY: Duration = Duration::from_secs(5 * 60);
+
+/// Two fresh tokens of a tunnel are this far apart at least: a gateway takes less than 10 s for a flood.
+const ROTATE_APART: Duration = Duration::from_secs(15);
+
+/// The gateway takes note of a drain within this time, or the drain goes on without.
+const NOTE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Longest wait that a gateway may order before this relay dials it again.
+const MOST_REDIAL_IN: Duration = Duration::from_secs(300);
+
+/// Where a tunnel stands, for the lane that dialled it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It serves.
+    Up,
+    /// The gateway drains it: another is to be dialled within this time.
+    Leaving {
+        /// The time over which relays spread their dials.
+        redial_in: Duration,
+    },
+    /// Nobody wants it any more: it drains, and none is to follow.
+    Unwanted,
+    /// It ended.
+    Lost,
+}
+
+/// A tunnel to be tended, and who has a say in it.
+#[derive(Debug)]
+pub struct Tended {
+    /// The tunnel.
+    pub tunnel: Tunnel,
+    /// The key that it was admitted with.
+    pub kid: String,
+    /// The gateway's URL.
+    pub url: String,
+    /// The gateway's address and keys, as the files say; closed when they name it no more.
+    pub wishes: watch::Receiver<Arc<Wanted>>,
+    /// How many tunnels there are to be.
+    pub lanes: watch::Receiver<usize>,
+    /// Which of them this one is.
+    pub lane: usize,
+    /// Told to the lane.
+    pub phase: watch::Sender<Phase>,
+}
+
+/// Tends a tunnel until it is closed.
+pub async fn tend(tended: Tended, outfit: Arc<Outfit>, tasks: Tasks) {
+    let row = outfit
+        .board
+        .tunnel(&tended.url, &tended.tunnel, &tended.kid);
+    let streams = Arc::clone(&outfit.streams);
+    let accepting = streams.serve(tended.tunnel.clone(), tasks.clone());
+    let tender = Tender {
+        tended,
+        outfit,
+        tasks,
+        row,
+        revision: 0,
+        rotated: None,
+        due: Instant::now() + ROTATE_EVERY,
+        ended: Box::pin(Fuse::terminated()),
+    };
+    tokio::join!(accepting.in_current_span(), tender.run());
+}
+
+struct Tender {
+    tended: Tended,
+    outfit: Arc<Outfit>,
+    tasks: Tasks,
+    row: Row,
+    revision: u64,
+    rotated: Option<Instant>,
+    /// When the next fresh token is to be shown.
+    due: Instant,
+    /// The end of all streams, once the tunnel drains.
+    ended: Pin<Box<Fuse<futures::future::BoxFuture<'static, ()>>>>,
+}
+
+/// What a tunnel's tender wakes up for.
+enum Event {
+    Control(Option<ControlKind>),
+    RotationDue,
+    OffersChanged,
+    /// The files changed, or name the gateway no more.
+    Wish(bool),
+    LanesChanged,
+    RelayLeaves,
+    StreamsEnded,
+}
+
+impl Tender {
+    async fn run(mut self) {
+        let mut offers = self.outfit.streams.sessions().changes();
+        self.advertise(false).await;
+        loop {
+            match self.event(&mut offers).await {
+                Ok(event) => self.handle(event).await,
+                Err(closed) => return self.closed(&closed),
+            }
+        }
+    }
+
+    /// Waits for the next event, or the end of the tunnel. One that drains already is not drained again.
+    async fn event(&mut self, offers: &mut watch::Receiver<u64>) -> Result<Event, Closed> {
+        let draining = self.is_draining();
+        let Tended {
+            tunnel,
+            wishes,
+            lanes,
+            ..
+        } = &mut self.tended;
+        let event = tokio::select! {
+            closed = tunnel.closed() => return Err(closed),
+            message = tunnel.control() => Event::Control(message),
+            () = sleep_until(self.due) => Event::RotationDue,
+            Ok(()) = offers.changed() => Event::OffersChanged,
+            wish = wishes.changed(), if !draining => Event::Wish(wish.is_ok()),
+            Ok(()) = lanes.changed(), if !draining => Event::LanesChanged,
+            () = self.outfit.leaving.cancelled(), if !draining => Event::RelayLeaves,
+            () = &mut self.ended, if draining => Event::StreamsEnded,
+        };
+        Ok(event)
+    }
+
+    async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Control(Some(message)) => self.obey(message),
+            Event::Control(None) => self.tended.tunnel.close(Code::TunnelLost),
+            Event::RotationDue => self.rotate().await,
+            Event::OffersChanged => self.advertise(self.is_draining()).await,
+            Event::Wish(true) => self.renew(),
+            Event::Wish(false) | Event::RelayLeaves => self.leave().await,
+            Event::LanesChanged => {
+                if *self.tended.lanes.borrow_and_update() <= self.tended.lane {
+                    self.leave().await;
+                }
+            }
+            Event::StreamsEnded => self.tended.tunnel.close(Code::Closed),
+        }
+    }
+
+    fn closed(&self, closed: &Closed) {
+        if self.is_draining() && closed.code == Code::Closed {
+            info!("tunnel closed");
+        } else {
+            warn!(code = %closed.code, cause = %closed.cause, "tunnel lost");
+        }
+        self.tended.phase.send_replace(Phase::Lost);
+    }
+
+    fn is_draining(&self) -> bool {
+        !matches!(*self.tended.phase.borrow(), Phase::Up)
+    }
+
+    async fn advertise(&mut self, draining: bool) {
+        self.revision = self.revision.saturating_add(1);
+        let offers = advertise::offers(self.outfit.streams.sessions(), self.revision, draining);
+        send(&self.tended.tunnel, ControlKind::Advertise(offers)).await;
+    }
+
+    fn obey(&mut self, message: ControlKind) {
+        match message {
+            ControlKind::Advertised(answer) => self.note(&answer),
+            ControlKind::Drain(drain) if !self.is_draining() => self.drained(drain),
+            ControlKind::Drain(_)
+            | ControlKind::Advertise(_)
+            | ControlKind::Ping(_)
+            | ControlKind::Pong(_)
+            | ControlKind::Rotate(_)
+            | ControlKind::Finish(_)
+            | ControlKind::Reset(_) => debug!("a control message that is not for a relay"),
+        }
+    }
+
+    fn note(&self, answer: &Advertised) {
+        let refused = advertise::refusals(answer);
+        if self.row.refused(&refused) {
+            for (session, code) in &refused {
+                warn!(%session, %code, cause = code.text(), "the gateway does not take a session");
+            }
+        }
+    }
+
+    /// The gateway takes nothing new here. What runs goes on; the lane dials anew meanwhile.
+    fn drained(&mut self, drain: Drain) {
+        // A gateway that has fallen must not be able to send its relays away for good.
+        let redial_in = Duration::from_millis(drain.redial_in_ms.into()).min(MOST_REDIAL_IN);
+        let finish_by = Duration::from_millis(drain.finish_by_ms.into());
+        info!(?redial_in, ?finish_by, "the gateway drains this tunnel");
+        self.finish_within(finish_by);
+        self.tended.phase.send_replace(Phase::Leaving { redial_in });
+    }
+
+    /// Nobody wants this tunnel: the gateway is told, and what runs goes on for as long as is configured.
+    async fn leave(&mut self) {
+        info!(within = ?self.outfit.limits.drain, "draining this tunnel");
+        self.tended.phase.send_replace(Phase::Unwanted);
+        let finish_by = u32::try_from(self.outfit.limits.drain.as_millis()).unwrap_or(u32::MAX);
+        send(
+            &self.tended.tunnel,
+            ControlKind::Drain(Drain {
+                redial_in_ms: 0,
+                finish_by_ms: finish_by,
+            }),
+        )
+        .await;
+        // Last, so that its answer says that the drain before it was taken note of.
+        self.advertise(true).await;
+        if timeout(NOTE_WITHIN, self.noted()).await.is_err() {
+            debug!("the gateway did not take note of the drain");
+        }
+        self.finish_within(self.outfit.limits.drain);
+    }
+
+    /// Waits for the answer to the last advertisement: after it the gateway opens nothing more here.
+    async fn noted(&mut self) {
+        while let Some(message) = self.tended.tunnel.control().await {
+            let last = matches!(&message, ControlKind::Advertised(answer) if answer.revision == self.revision);
+            self.obey(message);
+            if last {
+                return;
+            }
+        }
+    }
+
+    fn finish_within(&mut self, grace: Duration) {
+        self.row.draining();
+        let tasks = self.tasks.clone();
+        let ended = async move { tasks.drain(grace).await };
+        if self.ended.is_terminated() {
+            self.ended.set(ended.boxed().fuse());
+        }
+    }
+
+    /// The files changed: a newer key is shown as soon as may be, so that the older one can be revoked.
+    fn renew(&mut self) {
+        let wanted = Arc::clone(&self.tended.wishes.borrow_and_update());
+        let kid = wanted
+            .key(&self.outfit.person.node, 0)
+            .map(|key| key.kid.clone());
+        if kid.is_some_and(|kid| kid != self.tended.kid) {
+            let now = Instant::now();
+            self.due = self.rotated.map_or(now, |last| last + ROTATE_APART);
+        }
+    }
+
+    async fn rotate(&mut self) {
+        self.due = Instant::now() + ROTATE_EVERY;
+        let wanted = Arc::clone(&self.tended.wishes.borrow());
+        let Some(key) = wanted.key(&self.outfit.person.node, 0) else {
+            warn!("no key of the gateway file may be used now; the tunnel keeps its last token");
+            return;
+        };
+        let tunnel = &self.tended.tunnel;
+        let grant = Grant {
+            node: &self.outfit.person.node,
+            audience: &self.tended.url,
+            binding: tunnel.binding(),
+        };
+        match self
+            .outfit
+            .person
+            .identity
+            .prove(key, &grant, SystemTime::now())
+        {
+            Ok(proof) => {
+                if key.kid != self.tended.kid {
+                    info!(key = %key.kid, "showing the gateway a newer key");
+                }
+                self.tended.kid.clone_from(&key.kid);
+                self.row.key(&key.kid);
+                self.rotated = Some(Instant::now());
+                send(
+                    &self.tended.tunnel,
+                    ControlKind::Rotate(Rotate {
+                        token: proof.token,
+                        proof: proof.proof,
+                    }),
+                )
+                .await;
+            }
+            Err(cause) => warn!(%cause, "no fresh token could be made"),
+        }
+    }
+}
+
+async fn send(tunnel: &Tunnel, message: ControlKind) {
+    if tunnel.send(message).await.is_err() {
+        debug!("the tunnel closed before a control message left");
+    }
+}

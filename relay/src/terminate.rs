@@ -1,0 +1,178 @@
+//! Sessions with `tls = { cert, key }`: the relay ends the TLS that the gateway passed through unopened. What
+//! is inside goes to the session as bytes, or through the same front that a gateway has.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use sallyport_edge::client::{ClientInfo, HttpVersion};
+use sallyport_edge::{Ask, Denial, Found, Front, Opener, Page, Sites};
+use sallyport_link::TunnelStream;
+use sallyport_splice::{Abort as _, Duplex, Entry};
+use sallyport_wire::message::Protocol;
+use sallyport_wire::{Code, SessionId};
+use tokio::io::{DuplexStream, duplex};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tracing::{debug, info_span};
+
+use crate::access;
+use crate::carry::{Admitted, Carrier};
+
+mod metered;
+
+use metered::Metered;
+
+/// Bytes between the front and the bridge of a desktop behind TLS, each way.
+const BRIDGE_BUFFER: usize = 64 << 10;
+
+/// Serves a stream that begins with a ClientHello.
+pub(crate) async fn serve(carrier: Arc<Carrier>, admitted: Admitted, stream: TunnelStream) {
+    let Some(config) = admitted.session.tls.clone() else {
+        return debug!("the session has no certificate");
+    };
+    let handshake = TlsAcceptor::from(config).accept(stream);
+    let mut tls = match timeout(carrier.limits().tls_handshake, handshake).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(cause)) => return debug!(%cause, "TLS handshake failed"),
+        Err(_elapsed) => return debug!("TLS handshake too slow"),
+    };
+    match admitted.session.config.protocol {
+        Protocol::Http | Protocol::H2c | Protocol::Vnc => {
+            Box::pin(front(carrier, admitted, tls)).await
+        }
+        Protocol::Tcp | Protocol::Tls | Protocol::Udp => match carrier.reach(&admitted).await {
+            Ok(mut upstream) => carrier.splice(&admitted, &mut tls, &mut upstream).await,
+            Err(error) => tls.abort(error.code().number()),
+        },
+    }
+}
+
+async fn front(carrier: Arc<Carrier>, admitted: Admitted, tls: TlsStream<TunnelStream>) {
+    let client = client_info(&admitted, &tls);
+    let sites = Sites::one(admitted.session.id().clone());
+    let tasks = admitted.tasks.clone();
+    let limits = Arc::new(sallyport_edge::Limits::default());
+    let opener = Here {
+        entry: Arc::new(carrier.enter(&admitted)),
+        carrier,
+        admitted: Arc::new(admitted),
+    };
+    Front::new(opener, sites, limits, tasks)
+        .serve(tls, client)
+        .await;
+}
+
+fn client_info(admitted: &Admitted, tls: &TlsStream<TunnelStream>) -> ClientInfo {
+    let unknown = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+    let origin = &admitted.request.client;
+    let peer = origin.peer.unwrap_or(unknown);
+    let (_, session) = tls.get_ref();
+    let suite = session
+        .negotiated_cipher_suite()
+        .map(|suite| format!("{:?}", suite.suite()));
+    let version = session
+        .protocol_version()
+        .map(|version| format!("{version:?}"));
+    ClientInfo {
+        peer,
+        address: peer,
+        local: origin.local.unwrap_or(unknown),
+        trusted: false,
+        sni: session
+            .server_name()
+            .map(|name| name.trim_end_matches('.').to_ascii_lowercase()),
+        http: match session.alpn_protocol() {
+            Some(b"h2") => HttpVersion::Two,
+            _ => HttpVersion::One,
+        },
+        tls: format!(
+            "{} {}",
+            version.unwrap_or_default(),
+            suite.unwrap_or_default()
+        )
+        .trim()
+        .to_owned(),
+    }
+}
+
+/// Opens streams to the one session that a TLS connection is for.
+struct Here {
+    carrier: Arc<Carrier>,
+    admitted: Arc<Admitted>,
+    entry: Arc<Entry>,
+}
+
+impl Opener for Here {
+    type Stream = Box<dyn Duplex>;
+
+    fn find(&self, session: &SessionId) -> Result<Found, Denial> {
+        let here = &self.admitted.session;
+        if session != here.id() {
+            return Err(Denial::new(
+                Code::UnknownSession,
+                "another session than the connection's",
+            ));
+        }
+        access::decide_inside_tls(&here.config).map_err(|code| {
+            Denial::new(
+                code,
+                "behind TLS without certificate, source or public access",
+            )
+        })?;
+        if here.is_down() {
+            let cause = format!("session {} is down", here.id());
+            return Err(Denial {
+                session: Some(here.id().clone()),
+                ..Denial::new(Code::SessionDown, cause)
+            });
+        }
+        let seconds = u64::from(here.config.answer_within);
+        Ok(Found {
+            session: here.id().clone(),
+            protocol: here.config.protocol,
+            keep_prefix: !here.config.strip_prefix,
+            answer_within: (seconds > 0).then(|| Duration::from_secs(seconds)),
+            anonymous: here.config.anonymous(),
+        })
+    }
+
+    async fn open(&self, _ask: &Ask) -> Result<Self::Stream, Denial> {
+        if self.admitted.session.config.protocol == Protocol::Vnc {
+            return Ok(Box::new(self.desktop()));
+        }
+        match self.carrier.reach(&self.admitted).await {
+            Ok(upstream) => Ok(Box::new(Metered::new(upstream, Arc::clone(&self.entry)))),
+            Err(error) => Err(Denial {
+                session: Some(self.admitted.session.id().clone()),
+                ..Denial::new(error.code(), error.to_string())
+            }),
+        }
+    }
+
+    fn tunnel(&self, _stream: &Self::Stream) -> Option<u64> {
+        None
+    }
+
+    fn root(&self, _accept_json: bool) -> Page {
+        Page {
+            status: StatusCode::NOT_FOUND,
+            content_type: "text/plain; charset=utf-8",
+            body: Bytes::from_static(b"not found\n"),
+        }
+    }
+}
+
+impl Here {
+    fn desktop(&self) -> DuplexStream {
+        let (front, bridge) = duplex(BRIDGE_BUFFER);
+        let (carrier, admitted) = (Arc::clone(&self.carrier), Arc::clone(&self.admitted));
+        let span = info_span!("desktop", session = %admitted.session.id());
+        let tasks = self.admitted.tasks.clone();
+        tasks.spawn(span, async move { carrier.bridge(&admitted, bridge).await });
+        front
+    }
+}
