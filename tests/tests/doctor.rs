@@ -1,0 +1,369 @@
+//! `sallyport-relay doctor`: which step it blames, and what it says to change and where.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use sallyport_tests::service::wait_listening;
+use sallyport_tests::{Cable, Daemon, Gateway, Port, Relay, Site, client, program};
+use serde_json::Value;
+
+const WEB: &str = "[[session]]\nid = \"web\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:9\"\naccess = \"public\"\n";
+
+/// What doctor found at a gateway, and its exit code.
+struct Found {
+    steps: Vec<Value>,
+    exit: Option<i32>,
+}
+
+impl Found {
+    fn of(output: &Output) -> Self {
+        let all: Vec<Value> = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        let at_a_gateway = |step: &Value| !field(step, "gateway").is_empty();
+        Self {
+            steps: all.into_iter().filter(at_a_gateway).collect(),
+            exit: output.status.code(),
+        }
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.steps.iter().map(|step| field(step, "step")).collect()
+    }
+
+    /// The one step that did not go well, which must be `name`.
+    fn blames(&self, name: &str, verdict: &str) -> &Value {
+        let bad: Vec<_> = self
+            .steps
+            .iter()
+            .filter(|step| field(step, "verdict") != "ok")
+            .collect();
+        let only = bad.first().filter(|_| bad.len() == 1);
+        let step = only.unwrap_or_else(|| panic!("one step is to blame: {:?}", self.steps));
+        assert_eq!(
+            (field(step, "step"), field(step, "verdict")),
+            (name, verdict),
+            "{step}"
+        );
+        step
+    }
+}
+
+fn field<'v>(step: &'v Value, name: &str) -> &'v str {
+    step.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn doctor(relay: &Relay) -> Found {
+    Found::of(&relay.command(&["doctor", "--json"]))
+}
+
+/// A relay that has been there before, so that it has a key, and has ended.
+fn known(site: &Site, gateway: &Gateway) -> Relay {
+    let mut relay = site.relay("node-a", gateway, &format!("proxy = \"none\"\n{WEB}"));
+    gateway.wait_session("web");
+    assert!(relay.daemon().terminate().success());
+    relay
+}
+
+/// Changes the relay's copy of the gateway's file.
+fn change_file(relay: &Relay, gateway: &Gateway, from: &str, to: &str) {
+    let path = relay
+        .path()
+        .join(format!("gateways/{}.json", gateway.port()));
+    let text = fs::read_to_string(&path).expect("it was copied there");
+    assert!(text.contains(from), "{from}");
+    fs::write(&path, text.replace(from, to)).expect("writable");
+}
+
+#[test]
+fn all_is_well_beside_a_running_relay_and_without_it() {
+    let site = Site::new();
+    let gateway = site.gateway("gw");
+    let mut relay = known(&site, &gateway);
+    let steps = ["dns", "tcp", "tls", "clock", "auth", "udp"];
+
+    let alone = doctor(&relay);
+    assert_eq!(
+        (alone.names().as_slice(), alone.exit),
+        (&steps[..], Some(0)),
+        "{:?}",
+        alone.steps
+    );
+
+    relay.start();
+    gateway.wait_session("web");
+    let beside = doctor(&relay);
+    assert_eq!(
+        (beside.names().as_slice(), beside.exit),
+        (&steps[..], Some(0)),
+        "{:?}",
+        beside.steps
+    );
+    assert!(
+        alone
+            .steps
+            .iter()
+            .chain(&beside.steps)
+            .all(|step| field(step, "verdict") == "ok")
+    );
+    assert!(
+        gateway.has_session("web"),
+        "doctor does not disturb the relay"
+    );
+
+    let text = relay.command(&["doctor"]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(
+        text.contains(gateway.url()) && !text.contains("FAIL"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_node_that_never_started_is_told_so_and_not_bound() {
+    let site = Site::new();
+    let gateway = site.gateway("gw");
+    let relay = site.relay_stopped("node-a", &[&gateway], &format!("proxy = \"none\"\n{WEB}"));
+
+    let found = doctor(&relay);
+
+    assert_eq!(found.exit, Some(0), "{:?}", found.steps);
+    assert!(field(found.blames("auth", "skip"), "seen").contains("no key yet"));
+    assert!(!relay.path().join("state").exists(), "doctor makes no key");
+}
+
+#[test]
+fn a_name_that_does_not_resolve() {
+    let site = Site::new();
+    let gateway = site.gateway("gw");
+    let relay = known(&site, &gateway);
+    change_file(
+        &relay,
+        &gateway,
+        "https://127.0.0.1",
+        "https://nowhere.invalid",
+    );
+
+    let found = doctor(&relay);
+
+    let cure = field(found.blames("dns", "fail"), "cure");
+    assert!(
+        cure.contains("nowhere.invalid") && cure.contains("/etc/hosts"),
+        "{cure}"
+    );
+    assert_eq!((found.names(), found.exit), (vec!["dns"], Some(1)));
+    let text = relay.command(&["doctor"]);
+    assert_eq!(text.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(
+        text.contains("FAIL") && text.contains("What to do:") && text.contains("/etc/hosts"),
+        "{text}"
+    );
+}
+
+#[test]
+fn nothing_listens() {
+    let site = Site::new();
+    let mut gateway = site.gateway("gw");
+    let relay = known(&site, &gateway);
+    gateway.daemon().kill();
+
+    let found = doctor(&relay);
+
+    let cure = field(found.blames("tcp", "fail"), "cure");
+    assert!(
+        cure.contains(&gateway.port().to_string()) && cure.contains("firewall"),
+        "{cure}"
+    );
+    assert_eq!((found.names(), found.exit), (vec!["dns", "tcp"], Some(1)));
+}
+
+#[test]
+fn another_key_than_the_pinned_one() {
+    let site = Site::new();
+    let gateway = site.gateway("gw");
+    let other = site.gateway("other");
+    let relay = known(&site, &gateway);
+    let pin = |of: &Gateway| {
+        let text = fs::read(of.path().join("gateway.json")).expect("init wrote it");
+        let file: Value = serde_json::from_slice(&text).expect("JSON");
+        let pin = file.pointer("/gateways/0/pins/0").and_then(Value::as_str);
+        pin.expect("a pin").to_owned()
+    };
+    change_file(&relay, &gateway, gateway.url(), other.url());
+
+    let found = doctor(&relay);
+
+    let step = found.blames("tls", "fail");
+    let seen = field(step, "seen");
+    assert!(
+        seen.contains(&pin(&gateway)) && seen.contains(&pin(&other)),
+        "{seen}"
+    );
+    assert!(field(step, "cure").contains("gateway.json"), "{step}");
+    assert_eq!(found.exit, Some(1));
+}
+
+#[test]
+fn another_service_is_no_gateway() {
+    let site = Site::new();
+    let gateway = site.gateway("gw");
+    let sshd = sallyport_tests::service::Sshd::start(site.path());
+    let relay = known(&site, &gateway);
+    let number = sshd.port.number();
+    change_file(
+        &relay,
+        &gateway,
+        gateway.url(),
+        &format!("https://127.0.0.1:{number}"),
+    );
+
+    let found = doctor(&relay);
+
+    assert!(field(found.blames("tls", "fail"), "cure").contains("gateway.json"));
+    assert_eq!(found.exit, Some(1));
+}
+
+#[test]
+fn a_revoked_key() {
+    let site = Site::new();
+    let gateway = site.gateway("gw");
+    let relay = known(&site, &gateway);
+    let listed = gateway.command(&["key", "list", "--json"]);
+    let keys: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    let old = keys
+        .pointer("/0/kid")
+        .and_then(Value::as_str)
+        .expect("one key")
+        .to_owned();
+    let out = site.path().join("k.json").display().to_string();
+    assert!(
+        gateway
+            .command(&["key", "add", "--out", &out])
+            .status
+            .success()
+    );
+    assert!(gateway.command(&["key", "revoke", &old]).status.success());
+    drop(gateway.wait_for_line(&["key", &old]));
+
+    let found = doctor(&relay);
+
+    let cure = field(found.blames("auth", "fail"), "cure");
+    assert!(
+        cure.contains("gateway.json") && cure.contains("revoked"),
+        "{cure}"
+    );
+    assert_eq!(
+        (found.names(), found.exit),
+        (vec!["dns", "tcp", "tls", "auth", "udp"], Some(1))
+    );
+}
+
+#[test]
+fn a_clock_ten_minutes_off() {
+    let site = Site::new();
+    let gateway = site.gateway("gw");
+    let relay = known(&site, &gateway);
+    for offset in ["+10m", "-10m"] {
+        let mut command = Command::new("faketime");
+        command.args(["--exclude-monotonic", "-f", offset]);
+        command.arg(program("sallyport-relay"));
+        command
+            .args(["doctor", "--json", "--config"])
+            .arg(relay.config());
+        command.env("SALLYPORT_STATE_DIR", relay.path().join("state"));
+
+        let found = Found::of(&client::run(&mut command));
+
+        let cure = field(found.blames("clock", "fail"), "cure");
+        assert!(cure.contains("NTP"), "{cure}");
+        assert_eq!(found.exit, Some(1));
+    }
+}
+
+#[test]
+fn dropped_udp_is_a_warning() {
+    let Some(cable) = Cable::lay() else { return };
+    let site = Site::new();
+    let mut gateway = site.gateway_init("gw", Cable::FIRST, &[]);
+    gateway.enter(cable.first());
+    gateway.start();
+    gateway.wait_ready();
+    let mut relay = site.relay_stopped("node-a", &[&gateway], &format!("proxy = \"none\"\n{WEB}"));
+    relay.enter(cable.second());
+    relay.start();
+    gateway.wait_session("web");
+    cable.drop_matching("meta l4proto udp");
+    let mut command = Command::new("ip");
+    command
+        .args(["netns", "exec", cable.second()])
+        .arg(program("sallyport-relay"));
+    command
+        .args(["doctor", "--json", "--config"])
+        .arg(relay.config());
+    command.env("SALLYPORT_STATE_DIR", relay.path().join("state"));
+
+    let found = Found::of(&client::run(&mut command));
+
+    let cure = field(found.blames("udp", "warn"), "cure");
+    assert!(
+        cure.contains("allow udp port") && cure.contains("tunnels run over TLS"),
+        "{cure}"
+    );
+    assert_eq!(found.exit, Some(0));
+}
+
+#[test]
+fn the_proxy_is_a_step_of_its_own() {
+    let site = Site::new();
+    let gateway = site.gateway("gw");
+    let relay = known(&site, &gateway);
+    let port = Port::reserve();
+    let text = fs::read_to_string(relay.config()).expect("written");
+    let proxy = format!("proxy = \"http://127.0.0.1:{}\"", port.number());
+    fs::write(relay.config(), text.replace("proxy = \"none\"", &proxy)).expect("writable");
+
+    let found = doctor(&relay);
+    assert!(field(found.blames("tcp", "fail"), "cure").contains("proxy"));
+
+    let allowed = tinyproxy(site.path(), &port, gateway.port());
+    let found = doctor(&relay);
+    let steps = ["dns", "tcp", "proxy", "tls", "clock", "auth", "udp"];
+    assert_eq!(
+        (found.names().as_slice(), found.exit),
+        (&steps[..], Some(0)),
+        "{:?}",
+        found.steps
+    );
+    drop(allowed);
+
+    let _refusing = tinyproxy(site.path(), &port, 1);
+    let found = doctor(&relay);
+    let step = found.blames("proxy", "fail");
+    assert!(field(step, "seen").contains("403"), "{step}");
+    assert!(field(step, "cure").contains("relay.toml"), "{step}");
+    assert_eq!(found.exit, Some(1));
+}
+
+/// A proxy that leads to one port only.
+fn tinyproxy(folder: &Path, port: &Port, connects_to: u16) -> Daemon {
+    let config = folder.join("tinyproxy.conf");
+    let text = format!(
+        "Port {}\nListen 127.0.0.1\nLogLevel Connect\nAllow 127.0.0.1\nConnectPort {connects_to}\n",
+        port.number()
+    );
+    fs::write(&config, text).expect("writable");
+    let proxy = Daemon::start(
+        Path::new("/usr/bin/tinyproxy"),
+        &["-d".as_ref(), "-c".as_ref(), config.as_os_str()],
+        &folder.join("proxy.log"),
+    );
+    wait_listening(port.number());
+    proxy
+}

@@ -1,0 +1,231 @@
+//! The relay's limits, each reached with a small value: what is beyond is refused, what is within goes on.
+
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sallyport_tests::service::Nginx;
+use sallyport_tests::{Gateway, Port, Relay, Site, eventually};
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+
+/// A gateway with a raw port that leads to `target`, and a relay with these settings.
+struct Limited {
+    gateway: Gateway,
+    port: u16,
+    relay: Relay,
+    _rest: (Port, Site),
+}
+
+fn limited(settings: &str, target: u16) -> Limited {
+    let site = Site::new();
+    let port = Port::reserve();
+    let number = port.number();
+    let extra = format!(
+        "[[tcp]]\nlisten = \"127.0.0.1:{number}\"\nsession = \"raw\"\n[tunnels]\nprobe_every = \"200ms\"\n"
+    );
+    let gateway = site.gateway_with("gw", "127.0.0.1", &extra);
+    let config = format!(
+        "{settings}\n[[session]]\nid = \"raw\"\nprotocol = \"tcp\"\ntarget = \"127.0.0.1:{target}\"\naccess = \"public\"\n\
+         [[session]]\nid = \"web\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:{target}\"\naccess = \"public\"\n"
+    );
+    let relay = site.relay("node-a", &gateway, &config);
+    gateway.wait_session("raw");
+    gateway.wait_session("web");
+    Limited {
+        gateway,
+        port: number,
+        relay,
+        _rest: (port, site),
+    }
+}
+
+/// Sends back what comes.
+fn echo() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut from = client.try_clone().expect("a second handle");
+                std::io::copy(&mut from, &mut client)
+            });
+        }
+    });
+    port
+}
+
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the gateway listens");
+    let within = Some(Duration::from_secs(20));
+    stream.set_read_timeout(within).expect("a socket option");
+    stream
+}
+
+/// Whether a byte comes back; `false` if the connection was refused.
+fn carries(stream: &mut TcpStream) -> bool {
+    let mut back = [0; 1];
+    let sent = stream.write_all(b"x");
+    match sent.and_then(|()| stream.read(&mut back)) {
+        Ok(got) => got == 1,
+        Err(error) => {
+            assert_ne!(
+                error.kind(),
+                ErrorKind::WouldBlock,
+                "neither carried nor refused"
+            );
+            false
+        }
+    }
+}
+
+/// Numbers of the tunnels that are up.
+fn tunnels(gateway: &Gateway) -> Vec<u64> {
+    let status = gateway.status().unwrap_or_default();
+    let tunnels = status.get("tunnels").and_then(Value::as_array).cloned();
+    let id = |tunnel: &Value| tunnel.get("id").and_then(Value::as_u64);
+    tunnels.unwrap_or_default().iter().filter_map(id).collect()
+}
+
+#[test]
+fn streams_beyond_the_cap_are_refused_and_the_tunnel_stays() {
+    for transport in ["tls", "quic"] {
+        for cap in ["streams_per_tunnel = 2", "streams = 2"] {
+            let settings = format!("transport = \"{transport}\"\ntunnels = 1\n[limits]\n{cap}\n");
+            let limited = limited(&settings, echo());
+            let before = tunnels(&limited.gateway);
+            assert_eq!(before.len(), 1);
+            let mut open = [connect(limited.port), connect(limited.port)];
+            assert!(open.iter_mut().all(carries), "{transport} {cap}");
+
+            let asked = Instant::now();
+            let beyond = limited
+                .gateway
+                .curl()
+                .arg(limited.gateway.session_url("web", "/"))
+                .go();
+            assert_eq!(beyond.status(), 503, "{transport} {cap}");
+            assert!(!carries(&mut connect(limited.port)), "{transport} {cap}");
+            assert!(
+                asked.elapsed() < Duration::from_secs(10),
+                "a refusal, not a wait"
+            );
+
+            // Far longer than it takes to count as dead, were probes refused too.
+            let until = Instant::now() + Duration::from_secs(3);
+            while Instant::now() < until {
+                assert!(open.iter_mut().all(carries), "{transport} {cap}");
+                thread::sleep(Duration::from_millis(50));
+            }
+            assert_eq!(tunnels(&limited.gateway), before, "{transport} {cap}");
+
+            let [first, _second] = open;
+            drop(first);
+            eventually("the place is given back", || {
+                carries(&mut connect(limited.port))
+            });
+        }
+    }
+}
+
+#[test]
+fn a_session_that_does_not_answer_the_connection_is_too_slow() {
+    // A full accept queue: the kernel drops what comes next.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    socket.bind(&any.into()).expect("a port");
+    socket.listen(0).expect("listens");
+    let address = socket
+        .local_addr()
+        .expect("bound")
+        .as_socket()
+        .expect("IPv4");
+    let _first = TcpStream::connect(address).expect("the queue has one place");
+    let limited = limited("[limits]\nconnect = \"1s\"\n", address.port());
+
+    let asked = Instant::now();
+    let answer = limited
+        .gateway
+        .curl()
+        .arg(limited.gateway.session_url("web", "/"))
+        .go()
+        .expect(504);
+
+    let took = asked.elapsed();
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    drop(answer);
+    drop(
+        limited
+            .relay
+            .wait_for_line(&["session not reached", "within 1s"]),
+    );
+    assert!(!carries(&mut connect(limited.port)));
+}
+
+#[test]
+fn a_drain_ends_what_does_not_end_by_itself() {
+    let mut limited = limited("[limits]\ndrain = \"1s\"\n", echo());
+    let mut held = connect(limited.port);
+    assert!(carries(&mut held));
+
+    let asked = Instant::now();
+    let ended = limited.relay.daemon().terminate();
+
+    let took = asked.elapsed();
+    assert!(ended.success(), "{ended}");
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert!(!carries(&mut held), "it was cut off");
+}
+
+#[test]
+fn a_second_signal_ends_a_drain() {
+    let mut limited = limited("[limits]\ndrain = \"1h\"\n", echo());
+    let mut held = connect(limited.port);
+    assert!(carries(&mut held));
+
+    limited.relay.daemon().signal(rustix::process::Signal::TERM);
+    drop(limited.relay.wait_for_line(&["draining; a second signal"]));
+    assert!(carries(&mut held), "the first lets streams finish");
+    assert!(limited.relay.daemon().terminate().success());
+
+    assert!(!carries(&mut held), "it was cut off");
+}
+
+#[test]
+fn a_silent_stream_ends_as_idle() {
+    let limited = limited("[limits]\nidle = \"1s\"\n", echo());
+    let mut held = connect(limited.port);
+    for _ in 0..5 {
+        assert!(carries(&mut held));
+        thread::sleep(Duration::from_millis(300));
+    }
+    let mut rest = [0; 1];
+    assert!(!matches!(held.read(&mut rest), Ok(1)), "nothing more comes");
+    drop(limited.relay.wait_for_line(&["stream ended", "idle"]));
+}
+
+#[test]
+fn health_decides_after_so_many_failures() {
+    let site = Site::new();
+    let mut nginx = Nginx::start(site.path(), "");
+    let gateway = site.gateway("gw");
+    let relay = site.relay(
+        "node-a",
+        &gateway,
+        &format!(
+            "[limits]\nhealth_every = \"1s\"\nhealth_failures = 1\n[[session]]\nid = \"web\"\nprotocol = \"http\"\n\
+             target = \"127.0.0.1:{}\"\naccess = \"public\"\nhealth = \"/\"\n",
+            nginx.port.number()
+        ),
+    );
+    gateway.wait_session("web");
+
+    nginx.daemon.kill();
+    eventually("the session is down", || !gateway.has_session("web"));
+    drop(relay);
+}

@@ -1,0 +1,232 @@
+//! Networks as they are: UDP dropped, only a proxy leads out, black holes.
+
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use sallyport_tests::service::{Nginx, Sshd, wait_listening};
+use sallyport_tests::{Cable, Daemon, Gateway, Port, Relay, Site, eventually, run_ok};
+use serde_json::Value;
+
+/// Gateway at the first end of a cable, relay and session at the second.
+struct Apart {
+    cable: Cable,
+    gateway: Gateway,
+    relay: Relay,
+    _service: (Daemon, Site),
+}
+
+/// `None` where this user may not make namespaces. The cable is laid, then `fault` applies from the start.
+fn apart(fault: Option<&str>) -> Option<Apart> {
+    let cable = Cable::lay()?;
+    let site = Site::new();
+    let root = site.path().join("root");
+    fs::create_dir_all(&root).expect("writable");
+    fs::write(root.join("hello"), "from the node").expect("writable");
+    let service = Daemon::start(
+        Path::new("ip"),
+        &[
+            "netns",
+            "exec",
+            cable.second(),
+            "python3",
+            "-m",
+            "http.server",
+            "--bind",
+            "127.0.0.1",
+            "-d",
+            &root.display().to_string(),
+            "8000",
+        ],
+        &site.path().join("service.log"),
+    );
+    if let Some(fault) = fault {
+        cable.drop_matching(fault);
+    }
+    let mut gateway = site.gateway_init("gw", Cable::FIRST, &[]);
+    gateway.enter(cable.first());
+    gateway.start();
+    gateway.wait_ready();
+    let config = "[[session]]\nid = \"web\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:8000\"\naccess = \"public\"\n";
+    let mut relay = site.relay_stopped("node-a", &[&gateway], config);
+    relay.enter(cable.second());
+    let relay = relay.started();
+    gateway.wait_session("web");
+    Some(Apart {
+        cable,
+        gateway,
+        relay,
+        _service: (service, site),
+    })
+}
+
+impl Apart {
+    /// What a client at the gateway's end gets.
+    fn get(&self, path: &str) -> String {
+        let mut curl = Command::new("ip");
+        curl.args([
+            "netns",
+            "exec",
+            self.cable.first(),
+            "curl",
+            "-sS",
+            "--max-time",
+            "20",
+            "--cacert",
+        ]);
+        curl.arg(self.gateway.certificate())
+            .arg(self.gateway.session_url("web", path));
+        run_ok(&mut curl)
+    }
+
+    fn transports(&self) -> Vec<String> {
+        let status = self.gateway.status().unwrap_or_default();
+        let tunnels = status
+            .get("tunnels")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
+        let name = |tunnel: &Value| {
+            tunnel
+                .get("transport")
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
+        tunnels.iter().filter_map(name).collect()
+    }
+}
+
+#[test]
+fn where_udp_passes_a_tunnel_is_quic() {
+    let Some(apart) = apart(None) else { return };
+
+    assert_eq!(apart.get("/hello"), "from the node");
+    eventually("a QUIC tunnel", || {
+        apart.transports().iter().any(|name| name == "quic")
+    });
+}
+
+#[test]
+fn where_udp_is_dropped_all_tunnels_are_tls() {
+    let Some(apart) = apart(Some("meta l4proto udp")) else {
+        return;
+    };
+
+    assert_eq!(apart.get("/hello"), "from the node");
+    let transports = apart.transports();
+    assert!(
+        !transports.is_empty() && transports.iter().all(|name| name == "tls"),
+        "{transports:?}"
+    );
+}
+
+#[test]
+fn a_black_hole_is_noticed_at_both_ends_and_healed() {
+    let Some(mut apart) = apart(None) else { return };
+
+    apart.cable.drop_matching("ip saddr 10.231.7.2");
+    eventually("the gateway takes the session for lost", || {
+        !apart.gateway.has_session("web")
+    });
+    drop(apart.relay.wait_for_line(&["tunnel", "lost"]));
+
+    apart.cable.heal();
+    apart.gateway.wait_session("web");
+    assert_eq!(apart.get("/hello"), "from the node");
+    assert!(apart.relay.daemon().is_running().expect("known"));
+}
+
+#[test]
+fn a_connect_proxy_leads_out() {
+    let site = Site::new();
+    let nginx = Nginx::start(site.path(), "");
+    let port = Port::reserve();
+    let config = site.path().join("tinyproxy.conf");
+    let log = site.path().join("tinyproxy.log");
+    fs::write(
+        &config,
+        format!("Port {}\nListen 127.0.0.1\nLogFile \"{}\"\nLogLevel Connect\nMaxClients 50\nAllow 127.0.0.1\n",
+            port.number(), log.display()),
+    )
+    .expect("writable");
+    let _proxy = Daemon::start(
+        Path::new("/usr/bin/tinyproxy"),
+        &["-d".as_ref(), "-c".as_ref(), config.as_os_str()],
+        &site.path().join("proxy-out.log"),
+    );
+    wait_listening(port.number());
+    let gateway = site.gateway("gw");
+    let _relay = site.relay(
+        "node-a",
+        &gateway,
+        &format!(
+            "proxy = \"http://127.0.0.1:{}\"\n[[session]]\nid = \"web\"\nprotocol = \"http\"\n\
+             target = \"127.0.0.1:{}\"\naccess = \"public\"\n",
+            port.number(),
+            nginx.port.number()
+        ),
+    );
+    gateway.wait_session("web");
+
+    drop(
+        gateway
+            .curl()
+            .arg(gateway.session_url("web", "/echo"))
+            .go()
+            .expect(200),
+    );
+    let proxied = fs::read_to_string(log).expect("tinyproxy logs");
+    assert!(
+        proxied.contains(&format!("CONNECT 127.0.0.1:{}", gateway.port())),
+        "{proxied}"
+    );
+}
+
+#[test]
+fn a_socks_proxy_leads_out() {
+    let site = Site::new();
+    let nginx = Nginx::start(site.path(), "");
+    let sshd = Sshd::start(site.path());
+    let port = Port::reserve();
+    let mut ssh = sshd.client("ssh", sshd.port.number());
+    ssh.args([
+        "-N",
+        "-D",
+        &format!("127.0.0.1:{}", port.number()),
+        "root@127.0.0.1",
+    ]);
+    let args: Vec<_> = ssh.get_args().map(std::ffi::OsStr::to_owned).collect();
+    let proxy = Daemon::start(
+        Path::new("/usr/bin/ssh"),
+        &args,
+        &site.path().join("proxy.log"),
+    );
+    wait_listening(port.number());
+    let gateway = site.gateway("gw");
+    let _relay = site.relay(
+        "node-a",
+        &gateway,
+        &format!(
+            "proxy = \"socks5://127.0.0.1:{}\"\n[[session]]\nid = \"web\"\nprotocol = \"http\"\n\
+             target = \"127.0.0.1:{}\"\naccess = \"public\"\n",
+            port.number(),
+            nginx.port.number()
+        ),
+    );
+    gateway.wait_session("web");
+    drop(
+        gateway
+            .curl()
+            .arg(gateway.session_url("web", "/echo"))
+            .go()
+            .expect(200),
+    );
+
+    // Nothing but the proxy led out.
+    drop(proxy);
+    eventually("the session is lost with the proxy", || {
+        !gateway.has_session("web")
+    });
+}

@@ -1,0 +1,229 @@
+//! TLS that the gateway never opens: the client sees the service's own certificate.
+
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::Command;
+
+use sallyport_tests::service::{Certificate, Nginx};
+use sallyport_tests::{Curl, Gateway, Port, Relay, Site, client};
+
+/// nginx that ends TLS itself behind SNI desk.example.org, and a session whose TLS the relay ends.
+struct Blind {
+    site: Site,
+    own: Certificate,
+    relays: Certificate,
+    gateway: Gateway,
+    _services: (Nginx, Port, Relay),
+}
+
+fn blind() -> Blind {
+    let site = Site::new();
+    let own = Certificate::make(site.path(), "desk", "DNS:desk.example.org");
+    let relays = Certificate::make(site.path(), "lab", "DNS:lab.example.org");
+    let port = Port::reserve();
+    let nginx = Nginx::start(
+        site.path(),
+        &format!(
+            "listen 127.0.0.1:{} ssl; ssl_certificate {}; ssl_certificate_key {};",
+            port.number(),
+            own.cert.display(),
+            own.key.display()
+        ),
+    );
+    let mut gateway = site.gateway_init("gw", "127.0.0.1", &[]);
+    gateway.extend(
+        "[[passthrough]]\nsni = \"desk.example.org\"\nsession = \"desk\"\n\
+         [[passthrough]]\nsni = \"lab.example.org\"\nsession = \"lab\"\n",
+    );
+    gateway.start();
+    gateway.wait_ready();
+    let relay = site.relay(
+        "node-a",
+        &gateway,
+        &format!(
+            "[[session]]\nid = \"desk\"\nprotocol = \"tls\"\ntarget = \"127.0.0.1:{}\"\naccess = \"public\"\n\
+             [[session]]\nid = \"lab\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:{}\"\naccess = \"public\"\n\
+             tls = {{ cert = \"{}\", key = \"{}\" }}\n",
+            port.number(),
+            nginx.port.number(),
+            relays.cert.display(),
+            relays.key.display(),
+        ),
+    );
+    gateway.wait_session("desk");
+    gateway.wait_session("lab");
+    Blind {
+        site,
+        own,
+        relays,
+        gateway,
+        _services: (nginx, port, relay),
+    }
+}
+
+impl Blind {
+    fn curl(&self, certificate: &Certificate, name: &str) -> Curl {
+        let port = self.gateway.port();
+        Curl::new(&certificate.cert, self.site.path())
+            .args(&["--resolve", &format!("{name}:{port}:127.0.0.1")])
+            .arg(format!("https://{name}:{port}/echo"))
+    }
+}
+
+#[test]
+fn the_service_ends_tls() {
+    let blind = blind();
+
+    // curl trusts nothing but the service's own certificate.
+    let answer = blind.curl(&blind.own, "desk.example.org").go().expect(200);
+
+    assert!(
+        answer.text().contains("host=desk.example.org"),
+        "{}",
+        answer.text()
+    );
+    let wrong = blind.curl(&blind.relays, "desk.example.org").go();
+    assert_eq!(wrong.exit, Some(60), "another certificate must not do");
+}
+
+#[test]
+fn the_relay_ends_tls() {
+    let blind = blind();
+
+    for version in ["--http1.1", "--http2"] {
+        let answer = blind
+            .curl(&blind.relays, "lab.example.org")
+            .arg(version)
+            .go()
+            .expect(200);
+        assert!(answer.text().contains("proto=https"), "{}", answer.text());
+        assert!(answer.text().contains("for=127.0.0.1"), "{}", answer.text());
+    }
+}
+
+#[test]
+fn no_sni_or_an_unknown_name_never_reaches_a_passthrough_session() {
+    let blind = blind();
+    let gateways = Certificate {
+        cert: blind.gateway.certificate().to_owned(),
+        key: std::path::PathBuf::new(),
+    };
+
+    // The gateway's URL is an address, so its own certificate answers where no name is sent.
+    let url = format!("{}/", blind.gateway.url());
+    let none = Curl::new(&gateways.cert, blind.site.path())
+        .arg(&url)
+        .go()
+        .expect(200);
+    assert!(!none.text().contains("host="), "{}", none.text());
+
+    let unknown = handshake(&blind.gateway, "unknown.example.org");
+    assert!(!unknown.contains("desk"), "{unknown}");
+    assert!(!unknown.contains("lab"), "{unknown}");
+}
+
+#[test]
+fn a_gateway_with_a_name_refuses_unknown_ones() {
+    let site = Site::new();
+    let gateway = site.gateway_with("gw", "localhost", "");
+
+    let told = handshake(&gateway, "unknown.example.org");
+
+    assert!(told.contains("unrecognized name"), "{told}");
+}
+
+/// What openssl says of a handshake with this SNI.
+fn handshake(gateway: &Gateway, name: &str) -> String {
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "s_client",
+        "-connect",
+        &format!("127.0.0.1:{}", gateway.port()),
+        "-servername",
+        name,
+    ]);
+    let output = client::run(&mut openssl);
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+#[test]
+fn a_client_hello_in_pieces_still_routes() {
+    let blind = blind();
+    let hello = client_hello("desk.example.org");
+    let padded = client_hello_of(&"p".repeat(200), "desk.example.org");
+
+    for cut in 1..hello.len() {
+        let (first, rest) = hello.split_at(cut);
+        assert!(
+            server_hello_comes(&blind.gateway, &[first, rest]),
+            "cut at {cut}"
+        );
+    }
+    // One handshake message spread over many records, each of five bytes.
+    let body = hello.get(5..).expect("longer than a record header");
+    let spread: Vec<u8> = body.chunks(5).flat_map(record).collect();
+    assert!(
+        server_hello_comes(&blind.gateway, &[&spread]),
+        "five bytes a record"
+    );
+    assert!(
+        server_hello_comes(&blind.gateway, &[&padded]),
+        "a longer one"
+    );
+    let _still = blind.curl(&blind.own, "desk.example.org").go().expect(200);
+}
+
+/// Sends pieces, each seen by the gateway as its own packet, and reads the type of the first record back.
+fn server_hello_comes(gateway: &Gateway, pieces: &[&[u8]]) -> bool {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, gateway.port())).expect("listens");
+    stream.set_nodelay(true).expect("a socket option");
+    for piece in pieces {
+        stream.write_all(piece).expect("taken");
+    }
+    let mut header = [0; 6];
+    stream.read_exact(&mut header).is_ok()
+        && header.first() == Some(&22)
+        && header.last() == Some(&2)
+}
+
+fn record(body: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(body.len()).expect("short").to_be_bytes();
+    [&[22, 3, 1], &len[..], body].concat()
+}
+
+/// A ClientHello as a real TLS stack writes it.
+fn client_hello(name: &str) -> Vec<u8> {
+    client_hello_of("h2", name)
+}
+
+fn client_hello_of(alpn: &str, name: &str) -> Vec<u8> {
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider's versions")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec(), b"http/1.1".to_vec()];
+    let name = name.to_owned().try_into().expect("a DNS name");
+    let mut connection = rustls::ClientConnection::new(config.into(), name).expect("a client");
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).expect("into memory");
+    hello
+}
+
+#[test]
+fn the_gateways_key_is_never_used() {
+    let blind = blind();
+    // A recording of the handshake would be opaque; what counts is whose certificate the client saw.
+    let seen = handshake(&blind.gateway, "desk.example.org");
+    assert!(
+        seen.contains("CN = desk") || seen.contains("CN=desk"),
+        "{seen}"
+    );
+}

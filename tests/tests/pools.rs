@@ -1,0 +1,209 @@
+//! The same service on two nodes behind one raw port: balanced, sticky, and drained without a failure.
+
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use sallyport_tests::{Gateway, Port, Relay, Site, eventually};
+use socket2::{Domain, Socket, Type};
+
+/// A service that says its name, then sends back what comes until the client is done.
+fn service(name: &'static str) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            thread::spawn(move || talk(client, name));
+        }
+    });
+    port
+}
+
+fn talk(mut client: TcpStream, name: &str) -> Option<()> {
+    client.write_all(name.as_bytes()).ok()?;
+    let mut from = client.try_clone().ok()?;
+    std::io::copy(&mut from, &mut client).ok()?;
+    client.shutdown(Shutdown::Write).ok()
+}
+
+/// A connection from an address of the loopback network.
+fn connect(port: u16, from: Ipv4Addr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket
+        .bind(&SocketAddr::from((from, 0)).into())
+        .expect("an address of loopback");
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    socket.connect(&to.into()).expect("the gateway listens");
+    let stream = TcpStream::from(socket);
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a socket option");
+    stream
+}
+
+/// Says something and reads all to the end: the member's name, then what was said.
+fn visit(port: u16, from: Ipv4Addr) -> String {
+    let mut stream = connect(port, from);
+    stream.write_all(b" hello").expect("taken");
+    stream.shutdown(Shutdown::Write).expect("half closed");
+    let mut said = String::new();
+    stream.read_to_string(&mut said).expect("an orderly end");
+    said
+}
+
+/// The member that a connection reached; the connection stays open.
+fn member(stream: &mut TcpStream) -> String {
+    let mut name = [0; 1];
+    stream.read_exact(&mut name).expect("a member answers");
+    String::from_utf8_lossy(&name).into_owned()
+}
+
+const fn source(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 1, number)
+}
+
+struct Pool {
+    gateway: Gateway,
+    port: Port,
+    first: Relay,
+    _rest: (Relay, Site),
+}
+
+fn pool(weights: [u32; 2]) -> Pool {
+    let site = Site::new();
+    let port = Port::reserve();
+    let extra = format!(
+        "[[tcp]]\nlisten = \"127.0.0.1:{}\"\npool = \"web\"\n",
+        port.number()
+    );
+    let gateway = site.gateway_with("gw", "127.0.0.1", &extra);
+    let [first, second] = [("a", weights[0]), ("b", weights[1])].map(|(name, weight)| {
+        let session = format!(
+            "[[session]]\nid = \"web-{name}\"\npool = \"web\"\nprotocol = \"tcp\"\naccess = \"public\"\n\
+             target = \"127.0.0.1:{}\"\nweight = {weight}\n",
+            service(name)
+        );
+        let relay = site.relay(&format!("node-{name}"), &gateway, &session);
+        gateway.wait_session(&format!("web-{name}"));
+        relay
+    });
+    Pool {
+        gateway,
+        port,
+        first,
+        _rest: (second, site),
+    }
+}
+
+#[test]
+fn open_connections_are_balanced_by_weight() {
+    for (weights, expected) in [
+        ([100, 100], [8, 8]),
+        ([300, 100], [12, 4]),
+        ([0, 100], [0, 16]),
+    ] {
+        let pool = pool(weights);
+        let mut open = Vec::new();
+        let mut count: BTreeMap<String, usize> = BTreeMap::new();
+        for number in 1..=16 {
+            let mut stream = connect(pool.port.number(), source(number));
+            *count.entry(member(&mut stream)).or_default() += 1;
+            open.push(stream);
+        }
+        let count = ["a", "b"].map(|name| count.get(name).copied().unwrap_or(0));
+        assert_eq!(count, expected, "weights {weights:?}");
+    }
+}
+
+#[test]
+fn a_source_stays_with_its_member_while_that_is_there() {
+    let mut pool = pool([100, 100]);
+    let port = pool.port.number();
+    // Both members stay busy in turn, so that a free choice would change.
+    let mut open: Vec<_> = (1..=6)
+        .map(|number| connect(port, source(number)))
+        .collect();
+    let before: Vec<_> = open.iter_mut().map(member).collect();
+    assert!(before.contains(&"a".to_owned()) && before.contains(&"b".to_owned()));
+
+    for _ in 0..5 {
+        for (number, name) in (1..).zip(&before) {
+            assert_eq!(visit(port, source(number)), format!("{name} hello"));
+        }
+    }
+
+    drop(open);
+    assert!(pool.first.daemon().terminate().success());
+    for number in 1..=6 {
+        assert_eq!(visit(port, source(number)), "b hello");
+    }
+    pool.first.start();
+    pool.gateway.wait_session("web-a");
+    // Whoever moved stays where it is now.
+    for number in 1..=6 {
+        assert_eq!(visit(port, source(number)), "b hello");
+    }
+}
+
+#[test]
+fn a_drain_fails_no_connection() {
+    let mut pool = pool([100, 100]);
+    let port = pool.port.number();
+    let done = AtomicBool::new(false);
+    let mut open: Vec<_> = (1..=8)
+        .map(|number| connect(port, source(number)))
+        .collect();
+    let held: Vec<_> = open.iter_mut().map(member).collect();
+    assert!(held.contains(&"a".to_owned()));
+
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..4_u8)
+            .map(|client| {
+                let done = &done;
+                scope.spawn(move || {
+                    let mut visits = 0_u32;
+                    for number in (1..=250).cycle() {
+                        if done.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let said = visit(port, Ipv4Addr::new(127, 0, 10 + client, number));
+                        assert!(said == "a hello" || said == "b hello", "{said:?}");
+                        visits += 1;
+                    }
+                    visits
+                })
+            })
+            .collect();
+        let first = pool.first.daemon();
+        first.signal(rustix::process::Signal::TERM);
+        eventually("both tunnels drain", || {
+            let log = pool.gateway.log();
+            log.matches("relay drains this tunnel").count() == 2
+        });
+        for number in 1..=50 {
+            assert_eq!(visit(port, Ipv4Addr::new(127, 0, 20, number)), "b hello");
+        }
+        // What was open is still carried, and lets the relay go when it ends.
+        for stream in &mut open {
+            stream.write_all(b"still").expect("open");
+            let mut back = [0; 5];
+            stream.read_exact(&mut back).expect("open");
+            assert_eq!(&back, b"still");
+        }
+        assert!(
+            first.is_running().expect("known"),
+            "it waits for its streams"
+        );
+        drop(open);
+        assert!(first.wait().success());
+        done.store(true, Ordering::Relaxed);
+        for client in clients {
+            assert!(client.join().expect("no connection failed") > 0);
+        }
+    });
+}

@@ -1,0 +1,202 @@
+//! Clients that begin something and never go on: each is closed, and nobody else waits meanwhile.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sallyport_tests::frames::{self, END_HEADERS};
+use sallyport_tests::service::Nginx;
+use sallyport_tests::{BOUND, Gateway, Raw, Relay, Site};
+
+/// All deadlines down to one or two seconds, so that the test takes seconds and not minutes.
+const SHORT: &str = "[limits]\nestablish = \"1s\"\nfirst_byte = \"1s\"\nhead = \"1s\"\nkeep_alive = \"1s\"\n\
+    body_grace = \"1s\"\nbody_window = \"2s\"\nwrite_stall = \"2s\"\n";
+
+struct Web {
+    gateway: Gateway,
+    _nginx: Nginx,
+    _relay: Relay,
+    _site: Site,
+}
+
+fn web(limits: &str) -> Web {
+    let site = Site::new();
+    let nginx = Nginx::start(site.path(), "");
+    let _file = nginx.random_file("large", 64 << 20);
+    let gateway = site.gateway_with("gw", "127.0.0.1", limits);
+    let relay = site.relay(
+        "node-a",
+        &gateway,
+        &format!("[[session]]\nid = \"web\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:{}\"\naccess = \"public\"\n",
+            nginx.port.number()),
+    );
+    gateway.wait_session("web");
+    Web {
+        gateway,
+        _nginx: nginx,
+        _relay: relay,
+        _site: site,
+    }
+}
+
+/// What a stalling client has sent when it falls silent, by its ALPN.
+fn silent_shapes(host: &str) -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let upload = format!(
+        "PUT /s/web/upload/x HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n0123456789"
+    );
+    let chunked = format!(
+        "PUT /s/web/upload/x HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"
+    );
+    let whole = format!("GET /s/web/echo HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let http2 = |rest: Vec<u8>| [frames::preface(), rest].concat();
+    let open = frames::request("PUT", "/s/web/upload/x", host, END_HEADERS);
+    let cut = frames::request("GET", "/s/web/echo", host, 0);
+    vec![
+        ("TLS, then silence", "http/1.1", Vec::new()),
+        (
+            "the start of an HTTP/2 preface on HTTP/1.1",
+            "http/1.1",
+            b"PRI ".to_vec(),
+        ),
+        ("part of a request line", "http/1.1", b"GET /s/w".to_vec()),
+        (
+            "a head without its end",
+            "http/1.1",
+            format!("GET / HTTP/1.1\r\nHost: {host}\r\n").into_bytes(),
+        ),
+        ("a body that stops", "http/1.1", upload.into_bytes()),
+        ("a chunk that stops", "http/1.1", chunked.into_bytes()),
+        ("a connection kept alive", "http/1.1", whole.into_bytes()),
+        ("HTTP/2 without a preface", "h2", Vec::new()),
+        ("HTTP/2 without a stream", "h2", http2(Vec::new())),
+        ("HEADERS without their end", "h2", http2(cut)),
+        ("an HTTP/2 body that stops", "h2", http2(open)),
+    ]
+}
+
+fn address(gateway: &Gateway) -> SocketAddr {
+    gateway.address(Ipv4Addr::LOCALHOST.into())
+}
+
+#[test]
+fn silent_clients_are_closed_and_others_served_meanwhile() {
+    let web = web(SHORT);
+    let host = format!("127.0.0.1:{}", web.gateway.port());
+    let to = address(&web.gateway);
+
+    thread::scope(|scope| {
+        for (shape, alpn, bytes) in silent_shapes(&host) {
+            scope.spawn(move || {
+                let mut client = Raw::connect(to, alpn);
+                client.send(&bytes);
+                let (_, closed) = client.read_to_close(BOUND);
+                assert!(closed, "still open: {shape}");
+            });
+        }
+        for bytes in [&b""[..], &[22], &[22, 3, 1, 2, 0, 1]] {
+            scope.spawn(move || {
+                let mut client = TcpStream::connect(to).expect("listens");
+                client.write_all(bytes).expect("taken");
+                client
+                    .set_read_timeout(Some(BOUND))
+                    .expect("a socket option");
+                let ended = client.read_to_end(&mut Vec::new());
+                let waits =
+                    ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+                assert!(!waits, "still open without a handshake: {bytes:?}");
+            });
+        }
+        for _ in 0..10 {
+            drop(
+                web.gateway
+                    .curl()
+                    .arg(web.gateway.session_url("web", "/echo"))
+                    .go()
+                    .expect(200),
+            );
+        }
+    });
+}
+
+/// Sends `start`, then one byte now and then, until the gateway closes.
+fn drips(to: SocketAddr, start: &[u8]) {
+    let mut client = Raw::connect(to, "http/1.1");
+    client.send(start);
+    let since = Instant::now();
+    loop {
+        let (_, closed) = client.read_to_close(Duration::from_millis(300));
+        if closed {
+            return;
+        }
+        assert!(
+            since.elapsed() < BOUND,
+            "still open after {BOUND:?} of drips"
+        );
+        client.send(b"a");
+    }
+}
+
+#[test]
+fn dripping_clients_are_closed() {
+    let web = web(SHORT);
+    let host = format!("127.0.0.1:{}", web.gateway.port());
+    let to = address(&web.gateway);
+    let head = format!("GET /s/web/echo HTTP/1.1\r\nHost: {host}\r\nX-Drip: ");
+    let body =
+        format!("PUT /s/web/upload/x HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100000\r\n\r\n");
+
+    thread::scope(|scope| {
+        scope.spawn(|| drips(to, head.as_bytes()));
+        scope.spawn(|| drips(to, body.as_bytes()));
+    });
+}
+
+#[test]
+fn a_reader_that_takes_nothing_is_closed() {
+    let web = web(SHORT);
+    let host = format!("127.0.0.1:{}", web.gateway.port());
+    let mut client = Raw::connect(address(&web.gateway), "http/1.1");
+
+    client.send(format!("GET /s/web/large HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+
+    drop(web.gateway.wait_for_line(&["takes no bytes"]));
+    let (got, closed) = client.read_to_close(BOUND);
+    assert!(
+        closed && got.len() < 64 << 20,
+        "{} bytes, closed: {closed}",
+        got.len()
+    );
+}
+
+#[test]
+fn heavy_a_thousand_half_handshakes_do_not_keep_others_out() {
+    // Defaults: each of these may stay for ten seconds.
+    let web = web("");
+    let to = address(&web.gateway);
+    let idle: Vec<TcpStream> = (0..1_000)
+        .map(|number: u16| {
+            // Spread over sources: one address may hold 1,024 connections.
+            let [high, low] = number.to_be_bytes();
+            let from = SocketAddr::from(([127, 7, high, low], 0));
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+                .expect("a socket");
+            socket.bind(&from.into()).expect("a loopback address");
+            socket.connect(&to.into()).expect("listens");
+            let mut stream = TcpStream::from(socket);
+            stream.write_all(&[22, 3, 1]).expect("taken");
+            stream
+        })
+        .collect();
+
+    for _ in 0..20 {
+        drop(
+            web.gateway
+                .curl()
+                .arg(web.gateway.session_url("web", "/echo"))
+                .go()
+                .expect(200),
+        );
+    }
+    drop(idle);
+}
