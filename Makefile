@@ -1,0 +1,35 @@
+# What a person types. CI calls the same targets.
+CARGO ?= cargo
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: ## build, start a gateway, a relay and a session on loopback, print the URL
+	$(CARGO) build --workspace --bins --locked
+	@exec $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/demo
+
+test: ## install what the tests need and pass them all
+	@tests/setup >/dev/null
+	@$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install cargo-nextest --locked
+	$(CARGO) build --workspace --bins --locked
+	SALLYPORT_TEST_PEERS=$$(tests/setup) $(CARGO) nextest run --workspace --locked
+	$(CARGO) test --workspace --doc --locked
+
+fmt: ## check the format
+	$(CARGO) fmt --all -- --check
+
+clippy: ## lint, warnings are errors
+	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+
+doc: ## build the documentation, warnings are errors
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+deny: ## check licences, sources, bans and, where its database is at hand, advisories
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
+	$(CARGO) deny --workspace check bans licenses sources
+	$(CARGO) deny --manifest-path gateway/Cargo.toml --config gateway/deny.toml check bans
+
+ci: fmt clippy doc deny test ## everything, in CI's order
+
+.PHONY: help demo test fmt clippy doc deny ci
