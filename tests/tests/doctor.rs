@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use sallyport_tests::service::wait_listening;
-use sallyport_tests::{Cable, Daemon, Gateway, Port, Relay, Site, client, program};
+use sallyport_tests::{Cable, Daemon, Gateway, Port, Relay, Site, client, network, program};
 use serde_json::Value;
 
 const WEB: &str = "[[session]]\nid = \"web\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:9\"\naccess = \"public\"\n";
@@ -250,7 +250,7 @@ fn a_revoked_key() {
             .success()
     );
     assert!(gateway.command(&["key", "revoke", &old]).status.success());
-    drop(gateway.wait_for_line(&["key", &old]));
+    drop(gateway.wait_for_line(&["keys taken", "removed", &old]));
 
     let found = doctor(&relay);
 
@@ -300,10 +300,7 @@ fn dropped_udp_is_a_warning() {
     relay.start();
     gateway.wait_session("web");
     cable.drop_matching("meta l4proto udp");
-    let mut command = Command::new("ip");
-    command
-        .args(["netns", "exec", cable.second()])
-        .arg(program("sallyport-relay"));
+    let mut command = network::inside(cable.second(), program("sallyport-relay"));
     command
         .args(["doctor", "--json", "--config"])
         .arg(relay.config());

@@ -4,8 +4,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
+use sallyport_tests::network::{inside, wait_answer};
 use sallyport_tests::service::{Nginx, Sshd, wait_listening};
 use sallyport_tests::{Cable, Daemon, Gateway, Port, Relay, Site, eventually, run_ok};
 use serde_json::Value;
@@ -18,7 +18,7 @@ struct Apart {
     _service: (Daemon, Site),
 }
 
-/// `None` where this user may not make namespaces. The cable is laid, then `fault` applies from the start.
+/// `None` as for [`Cable::lay`]. The cable is laid, then `fault` applies from the start.
 fn apart(fault: Option<&str>) -> Option<Apart> {
     let cable = Cable::lay()?;
     let site = Site::new();
@@ -42,6 +42,7 @@ fn apart(fault: Option<&str>) -> Option<Apart> {
         ],
         &site.path().join("service.log"),
     );
+    wait_answer(cable.second(), "http://127.0.0.1:8000/hello");
     if let Some(fault) = fault {
         cable.drop_matching(fault);
     }
@@ -65,17 +66,8 @@ fn apart(fault: Option<&str>) -> Option<Apart> {
 impl Apart {
     /// What a client at the gateway's end gets.
     fn get(&self, path: &str) -> String {
-        let mut curl = Command::new("ip");
-        curl.args([
-            "netns",
-            "exec",
-            self.cable.first(),
-            "curl",
-            "-sS",
-            "--max-time",
-            "20",
-            "--cacert",
-        ]);
+        let mut curl = inside(self.cable.first(), "curl");
+        curl.args(["-sS", "--max-time", "20", "--cacert"]);
         curl.arg(self.gateway.certificate())
             .arg(self.gateway.session_url("web", path));
         run_ok(&mut curl)
