@@ -34,7 +34,9 @@ fn each_error_has_its_status_a_request_id_and_the_form_that_was_asked_for() {
          [[session]]\nid = \"private\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:9\"\n\
          [[session]]\nid = \"staff\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:9\"\naccess = { users = [\"ann\"] }\n",
     );
-    gateway.wait_session("closed");
+    for id in ["closed", "private", "staff"] {
+        gateway.wait_session(id);
+    }
 
     for (id, status) in [("closed", 502), ("private", 401), ("staff", 401)] {
         let page = get(&gateway, id, "text/html,*/*");

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use sallyport_tests::{Gateway, Port, Relay, Site, eventually};
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 /// A service that says its name, then sends back what comes until the client is done.
@@ -92,12 +93,21 @@ fn pool(weights: [u32; 2]) -> Pool {
         gateway.wait_session(&format!("web-{name}"));
         relay
     });
+    // Each relay's second tunnel comes after the session is up.
+    eventually("all tunnels are up", || tunnels_up(&gateway) == 4);
     Pool {
         gateway,
         port,
         first,
         _rest: (second, site),
     }
+}
+
+fn tunnels_up(gateway: &Gateway) -> usize {
+    let status = gateway.status().unwrap_or_default();
+    let tunnels = status.get("tunnels").and_then(Value::as_array).cloned();
+    let up = |tunnel: &&Value| tunnel.get("up") == Some(&Value::Bool(true));
+    tunnels.unwrap_or_default().iter().filter(up).count()
 }
 
 #[test]
