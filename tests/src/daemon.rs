@@ -81,26 +81,6 @@ impl Daemon {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Waits until a line of its log holds all of `parts`, and returns that line.
-    ///
-    /// # Panics
-    /// If no such line comes.
-    pub fn wait_for_line(&self, parts: &[&str]) -> String {
-        eventually_some(
-            &format!(
-                "{} logs a line with {parts:?}; log:\n{}",
-                self.name,
-                self.log()
-            ),
-            || {
-                let log = self.log();
-                log.lines()
-                    .find(|line| parts.iter().all(|part| line.contains(part)))
-                    .map(str::to_owned)
-            },
-        )
-    }
-
     /// Sends a signal to the process alone.
     pub fn signal(&self, signal: Signal) {
         // A process that has ended already needs no signal.

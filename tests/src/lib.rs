@@ -10,6 +10,7 @@
 )]
 
 pub mod site;
+pub mod program;
 pub mod service;
 pub mod client;
 pub mod network;
@@ -25,6 +26,7 @@ pub use client::{Answer, Curl, run_ok};
 pub use daemon::Daemon;
 pub use network::Cable;
 pub use port::Port;
+pub use program::Program;
 pub use raw::Raw;
 pub use recorder::Recorder;
 pub use site::{Gateway, Relay, Site};

@@ -1,19 +1,19 @@
 //! An installation on loopback: gateways and relays as an administrator sets them up.
 
-use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::client::{Curl, run, run_ok};
-use crate::daemon::Daemon;
+use crate::client::{Curl, run_ok};
 use crate::port::Port;
 use crate::program;
-use crate::wait::{eventually, eventually_some};
+use crate::program::Program;
+use crate::wait::eventually;
 
 /// A temporary folder that holds everything of one test.
 #[derive(Debug)]
@@ -80,12 +80,10 @@ impl Site {
             .args(args);
         run_ok(&mut init);
         Gateway {
-            port,
-            folder,
+            program: Program::new("gateway", folder),
             url,
             certificate,
-            network: None,
-            daemon: None,
+            port,
         }
     }
 
@@ -107,15 +105,13 @@ impl Site {
         fs::create_dir_all(&files).expect("the folder is writable");
         for gateway in gateways {
             let copy = files.join(format!("{}.json", gateway.port.number()));
-            fs::copy(gateway.folder.join("gateway.json"), copy).expect("gateway.json is there");
+            fs::copy(gateway.path().join("gateway.json"), copy).expect("gateway.json is there");
         }
         let toml = format!("node = \"{node}\"\ngateway_file = \"gateways\"\n{config}");
         fs::write(folder.join("relay.toml"), toml).expect("the folder is writable");
         Relay {
+            program: Program::new("relay", folder),
             node: node.to_owned(),
-            folder,
-            network: None,
-            daemon: None,
         }
     }
 }
@@ -123,12 +119,24 @@ impl Site {
 /// A gateway of a [`Site`].
 #[derive(Debug)]
 pub struct Gateway {
-    port: Port,
-    folder: PathBuf,
+    program: Program,
     url: String,
     certificate: PathBuf,
-    network: Option<String>,
-    daemon: Option<Daemon>,
+    port: Port,
+}
+
+impl Deref for Gateway {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.program
+    }
+}
+
+impl DerefMut for Gateway {
+    fn deref_mut(&mut self) -> &mut Program {
+        &mut self.program
+    }
 }
 
 impl Gateway {
@@ -144,12 +152,6 @@ impl Gateway {
         &self.url
     }
 
-    /// Its configuration folder.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.folder
-    }
-
     /// Its own certificate.
     #[must_use]
     pub fn certificate(&self) -> &Path {
@@ -161,40 +163,15 @@ impl Gateway {
     /// # Panics
     /// If the file is not there.
     pub fn extend(&self, extra: &str) {
-        let path = self.folder.join("gateway.toml");
-        let text = fs::read_to_string(&path).expect("gateway.toml is there");
+        let text = fs::read_to_string(self.config()).expect("gateway.toml is there");
         let first = if extra.starts_with('[') {
             Some(0)
         } else {
             extra.find("\n[").map(|place| place + 1)
         };
         let (keys, tables) = extra.split_at(first.unwrap_or(extra.len()));
-        fs::write(&path, format!("{keys}\n{text}\n{tables}\n")).expect("gateway.toml is writable");
-    }
-
-    /// Puts it into a network namespace from its next start on.
-    pub fn enter(&mut self, network: &str) {
-        self.network = Some(network.to_owned());
-    }
-
-    /// Starts it.
-    pub fn start(&mut self) {
-        self.start_prepared(|_command| {});
-    }
-
-    /// Starts it after `prepare`.
-    pub fn start_prepared(&mut self, prepare: impl FnOnce(&mut Command)) {
-        let (start, args) =
-            in_network(self.network.as_deref(), "sallyport-gateway", &self.config());
-        self.daemon = Some(Daemon::start_with(
-            &start,
-            &args,
-            &self.folder.join("log"),
-            |command| {
-                command.env("LOGLEVEL", "debug");
-                prepare(command);
-            },
-        ));
+        let all = format!("{keys}\n{text}\n{tables}\n");
+        fs::write(self.config(), all).expect("gateway.toml is writable");
     }
 
     /// Waits until it takes connections.
@@ -203,51 +180,10 @@ impl Gateway {
     /// If it does not.
     pub fn wait_ready(&self) {
         let port = self.port();
-        eventually(
-            &format!("the gateway listens; log:\n{}", self.log()),
-            || {
-                let listens = || std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
-                (self.network.is_some() || listens()) && self.status().is_some()
-            },
-        );
-    }
-
-    /// The running process.
-    ///
-    /// # Panics
-    /// If it was not started.
-    pub const fn daemon(&mut self) -> &mut Daemon {
-        self.daemon.as_mut().expect("the gateway was started")
-    }
-
-    /// Its log so far.
-    #[must_use]
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
-    }
-
-    /// Its configuration file.
-    #[must_use]
-    pub fn config(&self) -> PathBuf {
-        self.folder.join("gateway.toml")
-    }
-
-    /// Runs one of its commands.
-    #[must_use]
-    pub fn command(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(program("sallyport-gateway"));
-        command.args(args).arg("--config").arg(self.config());
-        run(&mut command)
-    }
-
-    /// `status --json`, if it answers.
-    #[must_use]
-    pub fn status(&self) -> Option<Value> {
-        let output = self.command(&["status", "--json"]);
-        output
-            .status
-            .success()
-            .then(|| serde_json::from_slice(&output.stdout).ok())?
+        eventually("the gateway listens", || {
+            let listens = || std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+            (self.is_apart() || listens()) && self.status().is_some()
+        });
     }
 
     /// Waits until `session` is up.
@@ -255,10 +191,9 @@ impl Gateway {
     /// # Panics
     /// If it does not come up.
     pub fn wait_session(&self, session: &str) {
-        eventually(
-            &format!("session {session} is up; status {:?}", self.status()),
-            || self.has_session(session),
-        );
+        eventually(&format!("session {session} is up"), || {
+            self.has_session(session)
+        });
     }
 
     /// Whether `session` is up just now.
@@ -276,26 +211,10 @@ impl Gateway {
         })
     }
 
-    /// A line of its log with all of `parts`.
-    ///
-    /// # Panics
-    /// If no such line comes.
-    pub fn wait_for_line(&self, parts: &[&str]) -> String {
-        eventually_some(
-            &format!("the gateway logs {parts:?}; log:\n{}", self.log()),
-            || {
-                let log = self.log();
-                log.lines()
-                    .find(|line| parts.iter().all(|part| line.contains(part)))
-                    .map(str::to_owned)
-            },
-        )
-    }
-
     /// A curl call that trusts its certificate.
     #[must_use]
     pub fn curl(&self) -> Curl {
-        Curl::new(&self.certificate, &self.folder)
+        Curl::new(&self.certificate, self.path())
     }
 
     /// URL of a path in a session.
@@ -314,18 +233,25 @@ impl Gateway {
 /// A relay of a [`Site`].
 #[derive(Debug)]
 pub struct Relay {
+    program: Program,
     node: String,
-    folder: PathBuf,
-    network: Option<String>,
-    daemon: Option<Daemon>,
+}
+
+impl Deref for Relay {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.program
+    }
+}
+
+impl DerefMut for Relay {
+    fn deref_mut(&mut self) -> &mut Program {
+        &mut self.program
+    }
 }
 
 impl Relay {
-    /// Puts it into a network namespace from its next start on.
-    pub fn enter(&mut self, network: &str) {
-        self.network = Some(network.to_owned());
-    }
-
     /// Starts it.
     #[must_use]
     pub fn started(mut self) -> Self {
@@ -333,107 +259,9 @@ impl Relay {
         self
     }
 
-    /// Starts it, again if it was ended.
-    pub fn start(&mut self) {
-        self.start_prepared(|_command| {});
-    }
-
-    /// Starts it after `prepare`.
-    pub fn start_prepared(&mut self, prepare: impl FnOnce(&mut Command)) {
-        let (start, args) = in_network(self.network.as_deref(), "sallyport-relay", &self.config());
-        self.daemon = Some(Daemon::start_with(
-            &start,
-            &args,
-            &self.folder.join("log"),
-            |command| {
-                command.env("LOGLEVEL", "debug");
-                prepare(command);
-            },
-        ));
-    }
-
     /// Node name.
     #[must_use]
     pub fn node(&self) -> &str {
         &self.node
     }
-
-    /// Its configuration folder.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Its configuration file.
-    #[must_use]
-    pub fn config(&self) -> PathBuf {
-        self.folder.join("relay.toml")
-    }
-
-    /// The running process.
-    ///
-    /// # Panics
-    /// If it was not started.
-    pub const fn daemon(&mut self) -> &mut Daemon {
-        self.daemon.as_mut().expect("the relay was started")
-    }
-
-    /// Its log so far.
-    #[must_use]
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
-    }
-
-    /// A line of its log with all of `parts`.
-    ///
-    /// # Panics
-    /// If no such line comes.
-    pub fn wait_for_line(&self, parts: &[&str]) -> String {
-        eventually_some(
-            &format!("the relay logs {parts:?}; log:\n{}", self.log()),
-            || {
-                let log = self.log();
-                log.lines()
-                    .find(|line| parts.iter().all(|part| line.contains(part)))
-                    .map(str::to_owned)
-            },
-        )
-    }
-
-    /// Runs one of its commands.
-    #[must_use]
-    pub fn command(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(program("sallyport-relay"));
-        command.args(args).arg("--config").arg(self.config());
-        run(&mut command)
-    }
-
-    /// `status --json`, if it answers.
-    #[must_use]
-    pub fn status(&self) -> Option<Value> {
-        let output = self.command(&["status", "--json"]);
-        output
-            .status
-            .success()
-            .then(|| serde_json::from_slice(&output.stdout).ok())?
-    }
-}
-
-/// How to start one of our programs, inside a network namespace if one is given.
-fn in_network(network: Option<&str>, name: &str, config: &Path) -> (PathBuf, Vec<OsString>) {
-    let run = [
-        "run".into(),
-        "--config".into(),
-        config.as_os_str().to_owned(),
-    ];
-    let Some(network) = network else {
-        return (program(name), run.into());
-    };
-    let inside = [
-        "netns".into(),
-        "exec".into(),
-        network.into(),
-        program(name).into_os_string(),
-    ];
-    (PathBuf::from("ip"), inside.into_iter().chain(run).collect())
 }

@@ -130,10 +130,28 @@ fn a_black_hole_is_noticed_at_both_ends_and_healed() {
     assert!(apart.relay.daemon().is_running().expect("known"));
 }
 
+/// A gateway and a relay that knows no way out but `proxy`; the session works.
+fn led_out(site: &Site, proxy: &str) -> (Gateway, Relay) {
+    let gateway = site.gateway("gw");
+    let nginx = Nginx::start(site.path(), "");
+    let relay = site.relay(
+        "node-a",
+        &gateway,
+        &format!(
+            "proxy = \"{proxy}\"\n[[session]]\nid = \"web\"\nprotocol = \"http\"\n\
+             target = \"127.0.0.1:{}\"\naccess = \"public\"\n",
+            nginx.port.number()
+        ),
+    );
+    gateway.wait_session("web");
+    let url = gateway.session_url("web", "/echo");
+    drop(gateway.curl().arg(url).go().expect(200));
+    (gateway, relay)
+}
+
 #[test]
 fn a_connect_proxy_leads_out() {
     let site = Site::new();
-    let nginx = Nginx::start(site.path(), "");
     let port = Port::reserve();
     let config = site.path().join("tinyproxy.conf");
     let log = site.path().join("tinyproxy.log");
@@ -149,26 +167,8 @@ fn a_connect_proxy_leads_out() {
         &site.path().join("proxy-out.log"),
     );
     wait_listening(port.number());
-    let gateway = site.gateway("gw");
-    let _relay = site.relay(
-        "node-a",
-        &gateway,
-        &format!(
-            "proxy = \"http://127.0.0.1:{}\"\n[[session]]\nid = \"web\"\nprotocol = \"http\"\n\
-             target = \"127.0.0.1:{}\"\naccess = \"public\"\n",
-            port.number(),
-            nginx.port.number()
-        ),
-    );
-    gateway.wait_session("web");
+    let (gateway, _relay) = led_out(&site, &format!("http://127.0.0.1:{}", port.number()));
 
-    drop(
-        gateway
-            .curl()
-            .arg(gateway.session_url("web", "/echo"))
-            .go()
-            .expect(200),
-    );
     let proxied = fs::read_to_string(log).expect("tinyproxy logs");
     assert!(
         proxied.contains(&format!("CONNECT 127.0.0.1:{}", gateway.port())),
@@ -179,7 +179,6 @@ fn a_connect_proxy_leads_out() {
 #[test]
 fn a_socks_proxy_leads_out() {
     let site = Site::new();
-    let nginx = Nginx::start(site.path(), "");
     let sshd = Sshd::start(site.path());
     let port = Port::reserve();
     let mut ssh = sshd.client("ssh", sshd.port.number());
@@ -196,25 +195,7 @@ fn a_socks_proxy_leads_out() {
         &site.path().join("proxy.log"),
     );
     wait_listening(port.number());
-    let gateway = site.gateway("gw");
-    let _relay = site.relay(
-        "node-a",
-        &gateway,
-        &format!(
-            "proxy = \"socks5://127.0.0.1:{}\"\n[[session]]\nid = \"web\"\nprotocol = \"http\"\n\
-             target = \"127.0.0.1:{}\"\naccess = \"public\"\n",
-            port.number(),
-            nginx.port.number()
-        ),
-    );
-    gateway.wait_session("web");
-    drop(
-        gateway
-            .curl()
-            .arg(gateway.session_url("web", "/echo"))
-            .go()
-            .expect(200),
-    );
+    let (gateway, _relay) = led_out(&site, &format!("socks5://127.0.0.1:{}", port.number()));
 
     // Nothing but the proxy led out.
     drop(proxy);

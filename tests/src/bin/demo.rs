@@ -86,8 +86,8 @@ fn explain(gateway: &Gateway, relay: &Relay) {
          \x20 How the node reaches the gateway, step by step:\n    {} doctor --config {}\n\n\
          \x20 Ctrl-C ends all of it and leaves nothing behind.",
         gateway.certificate().display(),
-        status("sallyport-gateway", &gateway.config()),
-        status("sallyport-relay", &relay.config()),
+        status("sallyport-gateway", gateway.config()),
+        status("sallyport-relay", relay.config()),
         program("sallyport-relay").display(),
         relay.config().display(),
     );
