@@ -5,6 +5,8 @@ CARGO ?= cargo
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
+BENCH = exec $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/sallyport-bench
+
 demo: ## build, start a gateway, a relay and a session on loopback, print the URL
 	$(CARGO) build --workspace --bins --locked
 	@exec $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/demo
@@ -15,6 +17,18 @@ test: ## install what the tests need and pass them all
 	$(CARGO) build --workspace --bins --locked
 	SALLYPORT_TEST_PEERS=$$(tests/setup) $(CARGO) nextest run --workspace --locked
 	$(CARGO) test --workspace --doc --locked
+
+bench: bench-build ## measure beside the peers, into benches/RESULTS.md
+	@PATH="$$(benches/setup):$$PATH"; $(BENCH) --out benches
+
+bench-quick: bench-build ## the most telling figures in two minutes
+	@PATH="$$(benches/setup):$$PATH"; $(BENCH) --quick
+
+# Ours are built alone: what the benchmark depends on must not change which features they have.
+bench-build:
+	@benches/setup >/dev/null
+	$(CARGO) build --release --locked -p sallyport-gateway -p sallyport-relay
+	$(CARGO) build --release --locked -p sallyport-benches
 
 fmt: ## check the format
 	$(CARGO) fmt --all -- --check
@@ -32,4 +46,4 @@ deny: ## check licences, sources, bans and, where its database is at hand, advis
 
 ci: fmt clippy doc deny test ## everything, in CI's order
 
-.PHONY: help demo test fmt clippy doc deny ci
+.PHONY: help demo test bench bench-quick bench-build fmt clippy doc deny ci

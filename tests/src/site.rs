@@ -41,6 +41,19 @@ impl Site {
         Self { folder }
     }
 
+    /// An empty installation in a folder of its own below `parent`.
+    ///
+    /// # Panics
+    /// If `parent` is not writable.
+    #[must_use]
+    pub fn within(parent: &Path) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("sp-")
+            .tempdir_in(parent)
+            .expect("a temporary folder");
+        Self { folder }
+    }
+
     /// Its folder.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -1,0 +1,71 @@
+//! What all rows share: how much effort to make, a folder, and the origin.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sallyport_tests::Site;
+
+use crate::cli::Cli;
+use crate::origin::Origin;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Whether peers take part that no goal names.
+    pub every_peer: bool,
+    /// Rounds of each row.
+    pub rounds: usize,
+    /// Bytes that one measurement of throughput moves.
+    pub bytes: u64,
+    /// How long one measurement of latency lasts.
+    pub pings: Duration,
+    /// Streams that one measurement of opens opens.
+    pub opens: u32,
+}
+
+impl Effort {
+    /// What the command line asks for.
+    #[must_use]
+    pub fn of(cli: &Cli) -> Self {
+        let (rounds, mebibytes, pings, opens) = if cli.quick {
+            (3, 256, Duration::from_secs(1), 500)
+        } else {
+            (7, 1_024, Duration::from_secs(3), 2_000)
+        };
+        Self {
+            every_peer: !cli.quick,
+            rounds: cli.rounds.unwrap_or(rounds).max(1),
+            bytes: cli.mebibytes.unwrap_or(mebibytes).max(1) * 1024 * 1024,
+            pings,
+            opens,
+        }
+    }
+}
+
+/// Where rows are measured.
+#[derive(Debug)]
+pub struct Lab {
+    /// How much is measured.
+    pub effort: Effort,
+    /// The service at the far end.
+    pub origin: Origin,
+    folder: PathBuf,
+}
+
+impl Lab {
+    /// A lab that keeps its files below `folder`.
+    #[must_use]
+    pub fn new(effort: Effort, folder: &Path) -> Self {
+        Self {
+            effort,
+            origin: Origin::start(),
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// An empty installation of its own.
+    #[must_use]
+    pub fn site(&self) -> Site {
+        Site::within(&self.folder)
+    }
+}

@@ -1,0 +1,5 @@
+//! What clients do to a way.
+
+pub mod bulk;
+pub mod pings;
+pub mod opens;

@@ -1,0 +1,100 @@
+//! The rows of the benchmark, in the order in which they are measured.
+
+mod bulk;
+mod latency;
+mod opens;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::Serialize;
+
+use crate::lab::Lab;
+use crate::outcome::Outcome;
+use crate::progress::say;
+
+/// One row: what it is for, and how it is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Its id, as goals and `--rows` name it.
+    pub id: &'static str,
+    /// What it measures.
+    pub title: &'static str,
+    /// Whether `--quick` measures it.
+    pub quick: bool,
+    run: fn(&Lab) -> Outcome,
+}
+
+/// All of them.
+pub const ROWS: &[Row] = &[
+    Row {
+        id: "P1",
+        title: "Bulk, one stream through an encrypted tunnel over TLS",
+        quick: true,
+        run: bulk::one_stream,
+    },
+    Row {
+        id: "P2",
+        title: "Bulk, eight streams on one tunnel over TLS",
+        quick: true,
+        run: bulk::eight_streams,
+    },
+    Row {
+        id: "P3",
+        title: "Bulk, one stream through a tunnel over QUIC, on a clean path",
+        quick: true,
+        run: bulk::quic,
+    },
+    Row {
+        id: "P4",
+        title: "Bulk, one stream that the gateway passes on blind",
+        quick: false,
+        run: bulk::blind,
+    },
+    Row {
+        id: "P5",
+        title: "64 bytes there and back on a warm stream",
+        quick: true,
+        run: latency::idle,
+    },
+    Row {
+        id: "P6",
+        title: "The same while one bulk stream fills the tunnel",
+        quick: true,
+        run: latency::loaded,
+    },
+    Row {
+        id: "P7",
+        title: "Open, one byte there and back, close, in sequence",
+        quick: true,
+        run: opens::in_sequence,
+    },
+];
+
+/// A row and what it found, or why it could not be measured.
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    /// Its id.
+    pub id: &'static str,
+    /// What it measures.
+    pub title: &'static str,
+    /// What it found.
+    pub found: Result<Outcome, String>,
+}
+
+impl Row {
+    /// Measures it. A row that fails leaves the others alone.
+    #[must_use]
+    pub fn measure(&self, lab: &Lab) -> Entry {
+        say(&format!("{}: {}", self.id, self.title));
+        let found = catch_unwind(AssertUnwindSafe(|| (self.run)(lab))).map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            text.unwrap_or_else(|| "it panicked".to_owned())
+        });
+        Entry {
+            id: self.id,
+            title: self.title,
+            found,
+        }
+    }
+}

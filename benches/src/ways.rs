@@ -1,0 +1,187 @@
+//! The ways from a client to the origin that are compared, each started as its makers say.
+
+mod ours;
+mod rathole;
+mod haproxy;
+mod ssh;
+mod socat;
+mod frp;
+mod chisel;
+mod piko;
+
+use std::any::Any;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use sallyport_tests::{Daemon, Port};
+
+use crate::cost::Process;
+use crate::lab::Lab;
+use crate::progress::say;
+
+/// Longest wait for bytes of a way that works: not a figure, only so that a broken one is told from a slow one.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A way that can be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// No proxy.
+    Direct,
+    /// Ours: a raw port, a tunnel over TLS, one connection.
+    Tls,
+    /// Ours: the same over QUIC.
+    Quic,
+    /// Ours: a passthrough by server name, a tunnel over TLS.
+    Blind,
+    /// rathole, plaintext TCP.
+    Rathole,
+    /// rathole, encrypted with noise.
+    RatholeNoise,
+    /// Two HAProxy in TCP mode with `option splice-auto`.
+    Haproxy,
+    /// The same, the first choosing by server name.
+    HaproxyBlind,
+    /// `ssh -R`.
+    Ssh,
+    /// Two socat.
+    Socat,
+    /// frps and frpc.
+    Frp,
+    /// chisel.
+    Chisel,
+    /// piko.
+    Piko,
+}
+
+impl Way {
+    /// What it is called in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Tls => "Sallyport TLS",
+            Self::Quic => "Sallyport QUIC",
+            Self::Blind => "Sallyport passthrough",
+            Self::Rathole => "rathole plaintext",
+            Self::RatholeNoise => "rathole noise",
+            Self::Haproxy => "HAProxy splice",
+            Self::HaproxyBlind => "HAProxy splice by SNI",
+            Self::Ssh => "ssh -R",
+            Self::Socat => "socat",
+            Self::Frp => "frp",
+            Self::Chisel => "chisel",
+            Self::Piko => "piko",
+        }
+    }
+
+    fn start(self, lab: &Lab) -> Result<Running, String> {
+        match self {
+            Self::Direct => Ok(Running::new(self, lab.origin.address())),
+            Self::Tls | Self::Quic | Self::Blind => Ok(ours::start(self, lab)),
+            Self::Rathole | Self::RatholeNoise => rathole::start(self, lab),
+            Self::Haproxy | Self::HaproxyBlind => haproxy::start(self, lab),
+            Self::Ssh => ssh::start(lab),
+            Self::Socat => socat::start(lab),
+            Self::Frp => frp::start(lab),
+            Self::Chisel => chisel::start(lab),
+            Self::Piko => piko::start(lab),
+        }
+    }
+}
+
+/// Starts ways; those that cannot be started come back as sentences that say why.
+#[must_use]
+pub fn start(lab: &Lab, ways: &[Way]) -> (Vec<Running>, Vec<String>) {
+    let mut running = Vec::new();
+    let mut absent = Vec::new();
+    for way in ways {
+        say(&format!("starting {}", way.name()));
+        match way.start(lab) {
+            Ok(started) => running.push(started),
+            Err(why) => absent.push(format!("{} is absent: {why}", way.name())),
+        }
+    }
+    (running, absent)
+}
+
+/// A way with its proxies running; they end with it.
+#[derive(Debug)]
+pub struct Running {
+    /// Which it is.
+    pub way: Way,
+    /// Its proxies.
+    pub processes: Vec<Process>,
+    address: SocketAddr,
+    hello: Vec<u8>,
+    _kept: Vec<Box<dyn Any>>,
+}
+
+impl Running {
+    /// A way whose clients connect to `address`.
+    #[must_use]
+    pub fn new(way: Way, address: SocketAddr) -> Self {
+        Self {
+            way,
+            processes: Vec::new(),
+            address,
+            hello: Vec::new(),
+            _kept: Vec::new(),
+        }
+    }
+
+    /// A way whose clients connect to a loopback port.
+    fn at(way: Way, port: Port) -> Self {
+        Self::new(way, (Ipv4Addr::LOCALHOST, port.number()).into()).keep(port)
+    }
+
+    /// Keeps a guard as long as the way runs.
+    fn keep(mut self, guard: impl Any) -> Self {
+        self._kept.push(Box::new(guard));
+        self
+    }
+
+    /// Keeps a process, whose use counts.
+    fn process(mut self, name: &str, daemon: Daemon) -> Self {
+        self.processes.push(Process::new(name, daemon.id()));
+        self.keep(daemon)
+    }
+
+    /// Sends these bytes first on every connection.
+    fn greeting(mut self, hello: Vec<u8>) -> Self {
+        self.hello = hello;
+        self
+    }
+
+    /// What it is called in tables.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.way.name()
+    }
+
+    /// A connection to the origin.
+    ///
+    /// # Panics
+    /// If the way is broken.
+    #[must_use]
+    pub fn connect(&self) -> TcpStream {
+        let connected = TcpStream::connect(self.address).and_then(|mut stream| {
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.write_all(&self.hello)?;
+            Ok(stream)
+        });
+        connected.unwrap_or_else(|error| panic!("{} takes a connection: {error}", self.name()))
+    }
+}
+
+/// A program of a peer, started with its output in a file of `folder`.
+fn daemon(folder: &Path, program: &str, args: &[&str]) -> Daemon {
+    Daemon::start(
+        Path::new(program),
+        args,
+        &folder.join(format!("{program}.log")),
+    )
+}

@@ -1,0 +1,67 @@
+//! rathole: a server and a client, over plain TCP or encrypted with noise.
+
+use std::fs;
+use std::process::Command;
+
+use sallyport_tests::{Port, run_ok, service};
+
+use super::{Running, Way, daemon};
+use crate::lab::Lab;
+use crate::peers;
+
+pub(super) fn start(way: Way, lab: &Lab) -> Result<Running, String> {
+    peers::find("rathole")?;
+    let site = lab.site();
+    let folder = site.path().to_owned();
+    let (control, raw) = (Port::reserve(), Port::reserve());
+    let [of_server, of_client] = if way == Way::RatholeNoise {
+        noise()
+    } else {
+        [String::new(), String::new()]
+    };
+    let server = format!(
+        "[server]\nbind_addr = \"127.0.0.1:{}\"\ndefault_token = \"bench\"\n{of_server}\
+         [server.services.raw]\nbind_addr = \"127.0.0.1:{}\"\n",
+        control.number(),
+        raw.number(),
+    );
+    let client = format!(
+        "[client]\nremote_addr = \"127.0.0.1:{}\"\ndefault_token = \"bench\"\n{of_client}\
+         [client.services.raw]\nlocal_addr = \"{}\"\n",
+        control.number(),
+        lab.origin.address(),
+    );
+    let start = |role: &str, config: String| {
+        let path = folder.join(format!("{role}.toml"));
+        fs::write(&path, config).map_err(|error| error.to_string())?;
+        let path = path.display().to_string();
+        Ok::<_, String>(daemon(&folder, "rathole", &[&format!("--{role}"), &path]))
+    };
+    let server = start("server", server)?;
+    service::wait_listening(control.number());
+    let client = start("client", client)?;
+    service::wait_listening(raw.number());
+    let running = Running::at(way, raw).process("server", server);
+    Ok(running.process("client", client).keep(control).keep(site))
+}
+
+/// Transport tables of the server and of the client.
+fn noise() -> [String; 2] {
+    let keys = run_ok(Command::new("rathole").arg("--genkey"));
+    let mut keys = keys
+        .lines()
+        .filter(|line| !line.ends_with(':') && !line.is_empty());
+    let (private, public) = (
+        keys.next().unwrap_or_default(),
+        keys.next().unwrap_or_default(),
+    );
+    let table = |role: &str, which: &str, key: &str| {
+        format!(
+            "[{role}.transport]\ntype = \"noise\"\n[{role}.transport.noise]\n{which} = \"{key}\"\n"
+        )
+    };
+    [
+        table("server", "local_private_key", private),
+        table("client", "remote_public_key", public),
+    ]
+}
