@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sallyport_edge::opener::Denial;
+use sallyport_edge::opener::{Denial, Way};
 use sallyport_link::TunnelStream;
 use sallyport_splice::{Duplex, Ended, EndedBy};
 use sallyport_wire::Refusal;
 use sallyport_wire::message::{Client, Kind};
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, field, info, warn};
 
 use crate::config::Destination;
 use crate::hub::Hub;
@@ -65,8 +65,10 @@ pub async fn carry<C: Duplex>(hub: &Arc<Hub>, to: &Destination, caller: &Caller,
         Err(denial) => {
             hub.figures.refusal(denial.code);
             client.abort(denial.code.number());
+            let way = denial.way.as_deref();
             return warn!(target: "sallyport::access", id = caller.id, client = %caller.address, %to,
-                code = %denial.code, cause = denial.cause, "stream denied");
+                node = way.map(|way| field::display(&way.node)), tunnel = way.map(|way| way.tunnel),
+                transport = way.map(|way| way.transport), code = %denial.code, cause = denial.cause, "stream denied");
         }
     };
     let Opened {
@@ -81,13 +83,18 @@ pub async fn carry<C: Duplex>(hub: &Arc<Hub>, to: &Destination, caller: &Caller,
         passage.meter(),
     ))
     .await;
-    let (node, session) = (&passage.node, &passage.session);
+    let session = &passage.session;
+    let Way {
+        node,
+        tunnel,
+        transport,
+    } = &*passage.way;
     let Ended { up, down, by } = &ended;
     let (kind, elapsed) = (caller.kind, start.elapsed());
     let (id, client, ended_by) = (&caller.id, caller.address, by.word());
     let cause = cause(by);
-    info!(target: "sallyport::access", id, ?kind, %client, %session, %node, up, down,
-        milliseconds = milliseconds(elapsed), ended_by, cause, "stream ended");
+    info!(target: "sallyport::access", id, ?kind, %client, %session, %node, tunnel, transport,
+        up, down, milliseconds = milliseconds(elapsed), ended_by, cause, "stream ended");
 }
 
 async fn open(hub: &Hub, to: &Destination, mut want: Want) -> Result<Opened<TunnelStream>, Denial> {
@@ -96,10 +103,10 @@ async fn open(hub: &Hub, to: &Destination, mut want: Want) -> Result<Opened<Tunn
             Ok(opened) => return Ok(opened),
             Err(denial) => denial,
         };
-        match denial.tunnel {
-            Some(tunnel) if want.avoid.len() < RETRIES => {
+        match &denial.way {
+            Some(way) if want.avoid.len() < RETRIES => {
                 debug!(cause = denial.cause, "trying another tunnel");
-                want.avoid.push(tunnel);
+                want.avoid.push(way.tunnel);
             }
             _ => return Err(denial),
         }

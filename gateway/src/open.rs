@@ -2,21 +2,22 @@
 
 mod carried;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sallyport_edge::opener::{Ask, Denial, Found, Opener, Page};
+use sallyport_edge::opener::{Ask, Denial, Found, Opener, Page, Way};
 use sallyport_link::{Flow, OpenError, Tunnel, TunnelStream};
 use sallyport_splice::{Entry, Live};
 use sallyport_wire::message::{Client, Head, Kind, Protocol};
-use sallyport_wire::{Code, NodeName, PoolName, SessionId};
+use sallyport_wire::{Code, PoolName, SessionId};
 use tokio::time::Instant;
 
 use crate::config::{Destination, Policy};
 use crate::figures::Figures;
 use crate::hub::Hub;
 use crate::pick::{self, Wish};
-use crate::registry::{Offered, Path};
+use crate::registry::{Offered, Path, Route};
 use crate::status;
 
 pub use carried::Carried;
@@ -57,10 +58,8 @@ pub struct Opened<S> {
 /// What an open stream is known by; counts it while it lives.
 #[derive(Debug)]
 pub struct Passage {
-    /// Number of its tunnel.
-    pub tunnel: u64,
-    /// Node that serves it.
-    pub node: NodeName,
+    /// The way that it takes.
+    pub way: Arc<Way>,
     /// Its session.
     pub session: SessionId,
     entry: Entry,
@@ -141,9 +140,10 @@ impl Hub {
                 let config = self.config();
                 let wish = wish(&config.site, config.policy, want, self.number());
                 let picked = pick::session(&route, &wish);
-                picked
-                    .cloned()
-                    .map_err(|code| denied(code, session, "no tunnel can take it"))
+                picked.cloned().map_err(|code| {
+                    let cause = format!("no tunnel of {} can take it", nodes(&route));
+                    denied(code, session, &cause)
+                })
             }
             Destination::Pool { pool, cluster } => self.choose_member(pool, cluster, want),
         }
@@ -182,12 +182,13 @@ impl Hub {
         let (lost, relays) = {
             let registry = self.registry();
             (
-                registry.was_lost(session, Instant::now()),
+                registry.lost_home(session, Instant::now()).cloned(),
                 registry.nodes().len(),
             )
         };
-        if lost {
-            return denied(Code::HomeLost, session, "its home was lost lately");
+        if let Some(node) = lost {
+            let cause = format!("its home {node} was lost lately");
+            return denied(Code::HomeLost, session, &cause);
         }
         if relays == 0 {
             return Denial {
@@ -231,19 +232,19 @@ impl Hub {
 
     fn passage(&self, path: &Path<Tunnel>, want: &Want) -> Passage {
         let kind = kind_word(want.kind);
+        let way = way(path);
         let live = Live {
             id: want.request_id.clone(),
             session: path.offer.id.to_string(),
-            node: path.member.who.node.to_string(),
+            node: way.node.to_string(),
             client: want.client.address.clone(),
             kind,
-            transport: path.member.tunnel.transport().word(),
+            transport: way.transport,
             since: SystemTime::now(),
         };
         self.figures.stream_opened(kind);
         Passage {
-            tunnel: path.member.id,
-            node: path.member.who.node.clone(),
+            way: Arc::new(way),
             session: path.offer.id.clone(),
             entry: self.ledger.open(live),
             figures: self.figures.clone(),
@@ -301,8 +302,8 @@ impl Opener for Tunnels {
             .inspect_err(|denial| hub.figures.refusal(denial.code))
     }
 
-    fn tunnel(&self, stream: &Carried) -> Option<u64> {
-        Some(stream.tunnel())
+    fn way(&self, stream: &Carried) -> Arc<Way> {
+        Arc::clone(stream.way())
     }
 
     fn root(&self, accept_json: bool) -> Page {
@@ -374,12 +375,29 @@ fn not_opened(path: &Path<Tunnel>, error: &OpenError) -> Denial {
         OpenError::Closed(_) => Code::TunnelLost,
     };
     Denial {
-        tunnel: Some(path.member.id),
+        way: Some(Arc::new(way(path))),
         ..denied(
             code,
             &path.offer.id,
             &format!("on {}: {error}", path.member.who.node),
         )
+    }
+}
+
+/// The nodes that offer a session, for the log.
+fn nodes(route: &Route<Tunnel>) -> String {
+    let names: BTreeSet<&str> = route
+        .paths()
+        .map(|path| path.member.who.node.as_str())
+        .collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+fn way(path: &Path<Tunnel>) -> Way {
+    Way {
+        node: path.member.who.node.clone(),
+        tunnel: path.member.id,
+        transport: path.member.tunnel.transport().word(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sallyport_edge::opener::Denial;
+use sallyport_edge::opener::{Denial, Way};
 use sallyport_link::Flow;
 use sallyport_ops::paced::Paced;
 use sallyport_ops::{Slot, Slots, Tasks};
@@ -13,7 +13,7 @@ use sallyport_wire::message::Kind;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info, info_span, warn};
+use tracing::{debug, field, info, info_span, warn};
 
 use crate::carry::Caller;
 use crate::config::Raw;
@@ -152,10 +152,15 @@ impl Conversation {
         self.hub.figures.connection("udp");
         let ended_by = self.carry(&opened, datagrams).await;
         let passage = &opened.passage;
-        let (node, session) = (&passage.node, &passage.session);
+        let session = &passage.session;
+        let Way {
+            node,
+            tunnel,
+            transport,
+        } = &*passage.way;
         let (up, down) = (passage.meter().up(), passage.meter().down());
         info!(target: "sallyport::access", id = self.caller.id, client = %self.caller.address,
-            %session, %node, up, down, ended_by, "flow ended");
+            %session, %node, tunnel, transport, up, down, ended_by, "flow ended");
     }
 
     /// Carries datagrams both ways; says who ended it.
@@ -195,8 +200,10 @@ impl Conversation {
     fn denied(&self, denial: &Denial) {
         self.hub.figures.refusal(denial.code);
         if let Some(unlogged) = self.refusals.pass() {
+            let way = denial.way.as_deref();
             warn!(target: "sallyport::access", id = self.caller.id, to = %self.raw.to,
-                code = %denial.code, cause = denial.cause, unlogged, "flow denied");
+                node = way.map(|way| field::display(&way.node)), tunnel = way.map(|way| way.tunnel),
+                transport = way.map(|way| way.transport), code = %denial.code, cause = denial.cause, unlogged, "flow denied");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use sallyport_edge::client::{ClientInfo, HttpVersion};
-use sallyport_edge::{Ask, Denial, Found, Front, Opener, Page, Sites};
+use sallyport_edge::{Ask, Denial, Found, Front, Opener, Page, Sites, Way};
 use sallyport_link::TunnelStream;
 use sallyport_splice::{Abort as _, Duplex, Entry};
 use sallyport_wire::message::Protocol;
@@ -58,6 +58,11 @@ async fn front(carrier: Arc<Carrier>, admitted: Admitted, tls: TlsStream<TunnelS
     let limits = Arc::new(sallyport_edge::Limits::default());
     let opener = Here {
         entry: Arc::new(carrier.enter(&admitted)),
+        way: Arc::new(Way {
+            node: carrier.node().clone(),
+            tunnel: admitted.tunnel.id(),
+            transport: admitted.tunnel.transport().word(),
+        }),
         carrier,
         admitted: Arc::new(admitted),
     };
@@ -104,6 +109,7 @@ struct Here {
     carrier: Arc<Carrier>,
     admitted: Arc<Admitted>,
     entry: Arc<Entry>,
+    way: Arc<Way>,
 }
 
 impl Opener for Here {
@@ -153,8 +159,8 @@ impl Opener for Here {
         }
     }
 
-    fn tunnel(&self, _stream: &Self::Stream) -> Option<u64> {
-        None
+    fn way(&self, _stream: &Self::Stream) -> Arc<Way> {
+        Arc::clone(&self.way)
     }
 
     fn root(&self, _accept_json: bool) -> Page {

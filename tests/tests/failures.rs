@@ -165,4 +165,11 @@ fn a_session_that_dies_is_named() {
         get("watched").text()
     );
     drop(relay.wait_for_line(&["bare", "127.0.0.1"]));
+    let named = [
+        "sallyport::access",
+        "\"session\":\"bare\"",
+        "\"node\":\"node-a\"",
+        "\"code\":\"session_refused\"",
+    ];
+    drop(gateway.wait_for_line(&named));
 }

@@ -2,8 +2,10 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use sallyport_edge::opener::Way;
 use sallyport_link::TunnelStream;
 use sallyport_splice::Abort;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,9 +28,9 @@ impl Carried {
         }
     }
 
-    /// Number of its tunnel.
-    pub const fn tunnel(&self) -> u64 {
-        self.passage.tunnel
+    /// The way that it takes.
+    pub const fn way(&self) -> &Arc<Way> {
+        &self.passage.way
     }
 
     fn sent(&self, bytes: usize) -> Poll<io::Result<usize>> {

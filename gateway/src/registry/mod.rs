@@ -304,9 +304,9 @@ impl<T> Registry<T> {
         self.pools.contains_key(&(cluster.to_owned(), pool.clone()))
     }
 
-    /// Whether the session's home was lost a short while ago.
-    pub fn was_lost(&self, session: &SessionId, now: Instant) -> bool {
-        self.lost.get(session, now).is_some()
+    /// The node that was the session's home until a short while ago.
+    pub fn lost_home(&self, session: &SessionId, now: Instant) -> Option<&NodeName> {
+        self.lost.get(session, now).map(|lost| &lost.node)
     }
 
     /// Tunnels of a node.

@@ -194,14 +194,14 @@ fn a_home_is_not_stolen_but_moves_once_it_is_free() {
     );
     assert_eq!(code_of(registry.advertise(2, &vias(&["desk"]), now)), None);
     registry.leave(1, now);
-    assert!(registry.was_lost(&session("desk"), now));
+    assert!(registry.lost_home(&session("desk"), now).is_some());
     let claim = |registry: &mut Registry<()>, seconds| {
         let at = now + Duration::from_secs(seconds);
         code_of(registry.advertise(2, &homes(&["desk"]), at))
     };
     assert_eq!(claim(&mut registry, 59), Some(Code::HomeTaken));
     assert_eq!(claim(&mut registry, 60), None);
-    assert!(!registry.was_lost(&session("desk"), now));
+    assert!(registry.lost_home(&session("desk"), now).is_none());
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_session_that_its_relay_gives_up_is_unknown_not_lost() {
     registry.advertise(1, &homes(&["shell"]), now);
 
     assert!(registry.route(&session("desk")).is_none());
-    assert!(!registry.was_lost(&session("desk"), now));
+    assert!(registry.lost_home(&session("desk"), now).is_none());
     assert!(registry.route(&session("shell")).is_some());
 }
 

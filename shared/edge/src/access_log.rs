@@ -1,13 +1,15 @@
 //! One line per request, written when its last byte is through.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::{Method, StatusCode, Version};
 use sallyport_splice::Meter;
 use sallyport_wire::{Code, SessionId};
 use tokio::time::Instant;
+
+use crate::opener::Way;
 
 /// What is known about one request; whoever still works on it holds it, and the last one to let go writes the line.
 ///
@@ -23,12 +25,14 @@ pub struct Record {
     start: Instant,
     host: OnceLock<String>,
     session: OnceLock<SessionId>,
+    way: Mutex<Option<Arc<Way>>>,
     status: AtomicU16,
     first_byte: OnceLock<Duration>,
     /// Milliseconds from `start` to the last byte of the request's body so far.
     last_upload: AtomicU64,
     meter: Meter,
     ended: OnceLock<EndedBy>,
+    first_try: OnceLock<String>,
     failure: OnceLock<(Code, String)>,
 }
 
@@ -71,11 +75,13 @@ impl Record {
             start: Instant::now(),
             host: OnceLock::new(),
             session: OnceLock::new(),
+            way: Mutex::default(),
             status: AtomicU16::new(0),
             first_byte: OnceLock::new(),
             last_upload: AtomicU64::new(0),
             meter: Meter::new(),
             ended: OnceLock::new(),
+            first_try: OnceLock::new(),
             failure: OnceLock::new(),
         }
     }
@@ -93,6 +99,11 @@ impl Record {
     pub(crate) fn routed(&self, host: &impl ToString, session: &SessionId) {
         let _first_stays = self.host.set(host.to_string());
         let _first_stays = self.session.set(session.clone());
+    }
+
+    /// Notes the way that is tried now; the last one is logged.
+    pub(crate) fn through(&self, way: &Arc<Way>) {
+        *self.way.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(way));
     }
 
     /// Notes that the head of the answer is about to be sent.
@@ -128,6 +139,11 @@ impl Record {
         let _first_stays = self.ended.set(by);
     }
 
+    /// Notes why the request is sent once more.
+    pub(crate) fn retried(&self, cause: String) {
+        let _first_stays = self.first_try.set(cause);
+    }
+
     /// Notes why the client did not get what it asked for.
     pub(crate) fn failed(&self, code: Code, cause: &str) {
         let _first_stays = self.failure.set((code, cause.to_owned()));
@@ -138,6 +154,8 @@ impl Drop for Record {
     fn drop(&mut self) {
         let millis = |duration: &Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let failure = self.failure.get();
+        let way = self.way.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let way = way.as_deref();
         tracing::info!(
             target: "sallyport::access",
             request_id = %self.request_id,
@@ -148,11 +166,15 @@ impl Drop for Record {
             path = %self.path,
             status = self.status.load(Ordering::Acquire),
             session = self.session.get().map(tracing::field::display),
+            node = way.map(|way| tracing::field::display(&way.node)),
+            tunnel = way.map(|way| way.tunnel),
+            transport = way.map(|way| way.transport),
             up = self.meter.up(),
             down = self.meter.down(),
             first_byte_ms = self.first_byte.get().map(millis),
             total_ms = millis(&self.start.elapsed()),
             ended_by = self.ended.get().copied().unwrap_or(EndedBy::Client).word(),
+            first_try = self.first_try.get(),
             code = failure.map(|(code, _)| code.word()),
             cause = failure.map(|(_, cause)| cause.as_str()),
             "request"

@@ -22,7 +22,7 @@ impl Repeat {
     pub(crate) fn allows(self, failed: &NoAnswer) -> bool {
         let harmless = self.bodiless && self.idempotent;
         match failed {
-            NoAnswer::Denied(denial) => denial.tunnel.is_some() && is_elsewhere(denial.code),
+            NoAnswer::Denied(denial) => denial.way.is_some() && is_elsewhere(denial.code),
             NoAnswer::Send(failed) => match failed.refused {
                 Some(Code::TunnelLost) => failed.unsent || harmless,
                 Some(code) => is_elsewhere(code),
@@ -44,8 +44,16 @@ const fn is_elsewhere(code: Code) -> bool {
 /// The tunnel that a second try should avoid: not that of a kept stream, which only was closed.
 pub(crate) fn avoidable(failed: &NoAnswer) -> Option<u64> {
     match failed {
-        NoAnswer::Denied(denial) => denial.tunnel,
-        NoAnswer::Send(failed) => failed.tunnel.filter(|_| failed.refused.is_some()),
+        NoAnswer::Denied(denial) => denial.way.as_deref().map(|way| way.tunnel),
+        NoAnswer::Send(failed) => failed.refused.map(|_code| failed.way.tunnel),
+    }
+}
+
+/// Why there is no answer, for the log.
+pub(crate) fn cause(failed: &NoAnswer) -> String {
+    match failed {
+        NoAnswer::Denied(denial) => denial.to_string(),
+        NoAnswer::Send(failed) => causes(&failed.error),
     }
 }
 

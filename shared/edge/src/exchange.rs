@@ -253,13 +253,9 @@ impl<O: Opener> Context<O> {
                 .request
                 .expects
                 .then(|| expect(&mut upload, &mut head));
-            let sent = self
-                .within(
-                    &routed.found,
-                    record,
-                    self.upstreams.send(&ask, head, upload),
-                )
-                .await;
+            let request = Request::from_parts(head, upload);
+            let sent = self.upstreams.send(&ask, request, record);
+            let sent = self.within(&routed.found, record, sent).await;
             let error = match sent.ok_or_else(|| blame::too_slow(&ask.found.session))? {
                 Ok(answered) => {
                     if let Some(expectation) = expectation {
@@ -285,6 +281,7 @@ impl<O: Opener> Context<O> {
                     }
                 }
             }
+            record.retried(blame::cause(&error));
             ask.avoid.extend(blame::avoidable(&error));
             self.upstreams.forget(&ask);
             retried = true;
@@ -384,6 +381,7 @@ impl<O: Opener> Context<O> {
             Err(error) if repeat.allows(&error) => error,
             Err(error) => return Err(blame::unanswered(error, &ask.found.session)),
         };
+        record.retried(blame::cause(&error));
         ask.avoid.extend(blame::avoidable(&error));
         let second = upgrade::ask(
             &*self.opener,

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::DropGuard;
 
 use crate::aborting::Refused;
-use crate::opener::Ask;
+use crate::opener::{Ask, Way};
 use crate::upload::Upload;
 
 /// Most idle streams of HTTP/1.1 that a client connection keeps; the oldest goes first.
@@ -45,7 +45,7 @@ pub(crate) struct Stream {
     pub(crate) kill: DropGuard,
     pub(crate) sender: http1::SendRequest<Upload>,
     pub(crate) refused: Refused,
-    pub(crate) tunnel: Option<u64>,
+    pub(crate) way: Arc<Way>,
 }
 
 impl Stream {

@@ -42,5 +42,5 @@ pub use client::ClientInfo;
 pub use establish::{EstablishError, Established, Rules, establish};
 pub use front::Front;
 pub use limits::Limits;
-pub use opener::{Ask, Denial, Found, Opener, Page, Target};
+pub use opener::{Ask, Denial, Found, Opener, Page, Target, Way};
 pub use route::Sites;

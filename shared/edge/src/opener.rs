@@ -2,11 +2,12 @@
 //!
 //! The gateway answers with tunnels, a relay's own port with its sessions; the front knows neither.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sallyport_splice::Duplex;
 use sallyport_wire::message::{Client, Kind, Protocol};
-use sallyport_wire::{Code, SessionId};
+use sallyport_wire::{Code, NodeName, SessionId};
 
 /// Finds sessions and opens streams to them.
 pub trait Opener: Send + Sync + 'static {
@@ -26,8 +27,8 @@ pub trait Opener: Send + Sync + 'static {
     /// [`Denial`] if no relay takes the stream.
     fn open(&self, ask: &Ask) -> impl Future<Output = Result<Self::Stream, Denial>> + Send;
 
-    /// The number of the tunnel that a stream goes through, for [`Ask::avoid`]; `None` if it goes through none.
-    fn tunnel(&self, stream: &Self::Stream) -> Option<u64>;
+    /// The way that a stream takes.
+    fn way(&self, stream: &Self::Stream) -> Arc<Way>;
 
     /// The page at `/` of the gateway's own name.
     fn root(&self, accept_json: bool) -> Page;
@@ -65,6 +66,17 @@ pub struct Found {
     pub anonymous: bool,
 }
 
+/// The way that a stream takes to its session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// Node that serves it.
+    pub node: NodeName,
+    /// Number of its tunnel, for [`Ask::avoid`].
+    pub tunnel: u64,
+    /// What carries that tunnel.
+    pub transport: &'static str,
+}
+
 /// A session that cannot be reached, or not now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {cause}")]
@@ -75,21 +87,21 @@ pub struct Denial {
     pub session: Option<SessionId>,
     /// When to try again, where that is known.
     pub retry_after: Option<Duration>,
-    /// The tunnel that failed, so that a second try avoids it.
-    pub tunnel: Option<u64>,
-    /// For the log only: names node and cause.
+    /// The way that failed, so that a second try avoids it; none where there was none to try.
+    pub way: Option<Arc<Way>>,
+    /// For the log only.
     pub cause: String,
 }
 
 impl Denial {
-    /// A denial with neither session nor time.
+    /// A denial with neither session, time nor way.
     #[must_use]
     pub fn new(code: Code, cause: impl Into<String>) -> Self {
         Self {
             code,
             session: None,
             retry_after: None,
-            tunnel: None,
+            way: None,
             cause: cause.into(),
         }
     }

@@ -125,7 +125,7 @@ impl From<Denial> for Failure {
             session,
             retry_after,
             cause,
-            tunnel: _,
+            way: _,
         } = denial;
         let retry_after = retry_after.or_else(|| default_retry(code));
         Self {

@@ -47,8 +47,9 @@ pub(crate) async fn ask<O: Opener>(
     head: Parts,
     record: &Arc<Record>,
 ) -> Result<Opened<O::Stream>, NoAnswer> {
-    let stream = opener.open(ask).await?;
-    let tunnel = opener.tunnel(&stream);
+    let stream = upstream::open(opener, ask, record).await?;
+    let way = opener.way(&stream);
+    record.through(&way);
     let stream = Aborting::new(stream, Code::ClientGone);
     let refused = stream.refused();
     let failed = |error| {
@@ -58,7 +59,7 @@ pub(crate) async fn ask<O: Opener>(
             refused,
             unsent: false,
             reused: false,
-            tunnel,
+            way: Arc::clone(&way),
         }))
     };
     let (mut sender, connection) = upstream::builder()

@@ -6,7 +6,6 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -20,9 +19,10 @@ use tracing::{Span, debug};
 
 use crate::Limits;
 use crate::aborting::{Aborting, Refused};
+use crate::access_log::Record;
 use crate::executor::Owned;
 use crate::lease::{Idle, Key, Lease, Stream};
-use crate::opener::{Ask, Denial, Opener};
+use crate::opener::{Ask, Denial, Opener, Way};
 use crate::upload::Upload;
 
 /// Most bytes of an answer's head, and of what is buffered of a body each way on HTTP/1.1.
@@ -53,8 +53,8 @@ pub(crate) struct SendError {
     pub(crate) unsent: bool,
     /// Whether the stream had served another request before, so that it may just have been closed.
     pub(crate) reused: bool,
-    /// The tunnel that the stream went through.
-    pub(crate) tunnel: Option<u64>,
+    /// The way that the stream took.
+    pub(crate) way: Arc<Way>,
 }
 
 /// Why there is no answer.
@@ -88,14 +88,13 @@ impl<O: Opener> Upstreams<O> {
     pub(crate) async fn send(
         &self,
         ask: &Ask,
-        head: Parts,
-        upload: Upload,
+        request: Request<Upload>,
+        record: &Record,
     ) -> Result<(Response<Incoming>, Lease), NoAnswer> {
-        let request = Request::from_parts(head, upload);
         match ask.found.protocol {
-            Protocol::H2c => self.send_two(ask, request).await,
+            Protocol::H2c => self.send_two(ask, request, record).await,
             Protocol::Http | Protocol::Vnc | Protocol::Tcp | Protocol::Tls | Protocol::Udp => {
-                self.send_one(ask, request).await
+                self.send_one(ask, request, record).await
             }
         }
     }
@@ -125,14 +124,16 @@ impl<O: Opener> Upstreams<O> {
         &self,
         ask: &Ask,
         request: Request<Upload>,
+        record: &Record,
     ) -> Result<(Response<Incoming>, Lease), NoAnswer> {
         let key = Key::of(ask);
         let uploaded = request.body().done();
         let (mut stream, reused) = match self.idle.take(&key).await {
             Some(stream) => (stream, true),
-            None => (self.open_one(ask).await?, false),
+            None => (self.open_one(ask, record).await?, false),
         };
-        let tunnel = stream.tunnel;
+        let way = Arc::clone(&stream.way);
+        record.through(&way);
         let refused = stream.refused.clone();
         let sent = stream.sender.try_send_request(request);
         // The lease is dropped before the answer that is waited for, so that the stream is aborted, not finished.
@@ -147,14 +148,14 @@ impl<O: Opener> Upstreams<O> {
                 refused: refused.code(),
                 unsent,
                 reused,
-                tunnel,
+                way,
             }))
         })
     }
 
-    async fn open_one(&self, ask: &Ask) -> Result<Stream, Denial> {
-        let stream = self.opener.open(ask).await?;
-        let tunnel = self.opener.tunnel(&stream);
+    async fn open_one(&self, ask: &Ask, record: &Record) -> Result<Stream, Denial> {
+        let stream = open(&*self.opener, ask, record).await?;
+        let way = self.opener.way(&stream);
         let stream = Aborting::new(stream, Code::ClientGone);
         let refused = stream.refused();
         let (sender, connection) = builder()
@@ -178,7 +179,7 @@ impl<O: Opener> Upstreams<O> {
             sender,
             kill: kill.drop_guard(),
             refused,
-            tunnel,
+            way,
         })
     }
 
@@ -186,8 +187,10 @@ impl<O: Opener> Upstreams<O> {
         &self,
         ask: &Ask,
         request: Request<Upload>,
+        record: &Record,
     ) -> Result<(Response<Incoming>, Lease), NoAnswer> {
-        let (mut link, reused) = self.link(ask).await?;
+        let (mut link, reused) = self.link(ask, record).await?;
+        record.through(&link.way);
         let active = Arc::clone(&link.active);
         link.sender
             .try_send_request(request)
@@ -195,26 +198,25 @@ impl<O: Opener> Upstreams<O> {
             .map(|answer| (answer, Lease::two(active)))
             .map_err(|failed| {
                 let TrySendFailure { error, unsent } = failed.into();
-                let (refused, tunnel) = (link.refused.code(), link.tunnel);
                 NoAnswer::Send(Box::new(SendError {
                     error,
-                    refused,
+                    refused: link.refused.code(),
                     unsent,
                     reused,
-                    tunnel,
+                    way: link.way,
                 }))
             })
     }
 
     /// The one HTTP/2 connection of this client connection to a session.
-    async fn link(&self, ask: &Ask) -> Result<(Link, bool), Denial> {
+    async fn link(&self, ask: &Ask, record: &Record) -> Result<(Link, bool), Denial> {
         let slot = self.slot(Key::of(ask));
         let mut slot = slot.lock().await;
         if let Some(link) = slot.as_mut().filter(|link| !link.sender.is_closed()) {
             link.since = Instant::now();
             return Ok((link.clone(), true));
         }
-        let link = self.open_two(ask).await?;
+        let link = self.open_two(ask, record).await?;
         *slot = Some(link.clone());
         Ok((link, false))
     }
@@ -233,9 +235,9 @@ impl<O: Opener> Upstreams<O> {
         slot
     }
 
-    async fn open_two(&self, ask: &Ask) -> Result<Link, Denial> {
-        let stream = self.opener.open(ask).await?;
-        let tunnel = self.opener.tunnel(&stream);
+    async fn open_two(&self, ask: &Ask, record: &Record) -> Result<Link, Denial> {
+        let stream = open(&*self.opener, ask, record).await?;
+        let way = self.opener.way(&stream);
         let stream = Aborting::new(stream, Code::ClientGone);
         let refused = stream.refused();
         let (sender, connection) = http2::Builder::new(Owned(self.tasks.clone()))
@@ -262,7 +264,7 @@ impl<O: Opener> Upstreams<O> {
             active: Arc::default(),
             since: Instant::now(),
             refused,
-            tunnel,
+            way,
         })
     }
 }
@@ -280,13 +282,26 @@ struct Link {
     active: Arc<()>,
     since: Instant,
     refused: Refused,
-    tunnel: Option<u64>,
+    way: Arc<Way>,
 }
 
 impl Link {
     fn is_used(&self) -> bool {
         Arc::strong_count(&self.active) > 1
     }
+}
+
+/// Opens a stream, and notes the way that failed if there is none. Whoever uses the stream notes its way.
+pub(crate) async fn open<O: Opener>(
+    opener: &O,
+    ask: &Ask,
+    record: &Record,
+) -> Result<O::Stream, Denial> {
+    opener.open(ask).await.inspect_err(|denial| {
+        if let Some(way) = &denial.way {
+            record.through(way);
+        }
+    })
 }
 
 /// HTTP/1.1 towards a session; at most 100 fields in an answer's head, which is what hyper does best.

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Mutex, Once};
 
+use sallyport_edge::Denial;
+use sallyport_wire::Code;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
 use crate::app;
-use crate::harness::{Site, eventually, header};
+use crate::harness::{Scripted, Site, eventually, header, way};
 
 type Line = BTreeMap<&'static str, String>;
 
@@ -97,6 +99,9 @@ async fn a_served_request_is_told_with_its_bytes() {
         ("host", "gw.test"),
         ("path", "/s/web/echo"),
         ("session", "web"),
+        ("node", "n1"),
+        ("tunnel", "7"),
+        ("transport", "quic"),
         ("status", "200"),
         ("up", "5"),
         ("down", "5"),
@@ -126,4 +131,85 @@ async fn a_refused_request_is_told_with_its_cause() {
         ("ended_by", "gateway"),
     ];
     assert_has(&line, &expected);
+}
+
+#[tokio::test]
+async fn a_failure_is_told_with_the_node_that_was_tried() {
+    listen();
+    let site = Site::new();
+    app::web(&site).await;
+    let denied = || {
+        Scripted::Denied(Denial {
+            way: Some(way()),
+            ..Denial::new(Code::Limit, "on n1: full")
+        })
+    };
+    let websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for (script, fields, code) in [
+        ([denied(), denied()], "", "limit"),
+        ([denied(), denied()], websocket, "limit"),
+        (
+            [denied(), Scripted::Refused(Code::SessionRefused)],
+            "",
+            "session_refused",
+        ),
+        (
+            [denied(), Scripted::Refused(Code::SessionRefused)],
+            websocket,
+            "session_refused",
+        ),
+    ] {
+        for step in script {
+            site.host.script(step);
+        }
+        let answer = site
+            .fetch(&format!(
+                "GET /s/web/ HTTP/1.1\r\nHost: gw.test\r\n{fields}\r\n"
+            ))
+            .await;
+        let line = line(header(&answer, "x-request-id").expect("an id")).await;
+        let expected = [
+            ("session", "web"),
+            ("node", "n1"),
+            ("tunnel", "7"),
+            ("transport", "quic"),
+            ("first_try", "limit: on n1: full"),
+            ("code", code),
+        ];
+        assert_has(&line, &expected);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_answer_leaves_the_node() {
+    listen();
+    let site = Site::new();
+    let (tell, mut told) = tokio::sync::mpsc::channel(1);
+    site.session(
+        "web",
+        |_| {},
+        move |mut stream| {
+            let tell = tell.clone();
+            async move {
+                let mut request = [0; 4096];
+                let read = tokio::io::AsyncReadExt::read(&mut stream, &mut request).await;
+                let head =
+                    String::from_utf8_lossy(&request[..read.expect("a request")]).into_owned();
+                tell.send(head).await.expect("a listener");
+                std::future::pending().await
+            }
+        },
+    )
+    .await;
+    let mut raw = site.raw().await;
+    raw.get("/s/web/").await;
+    let head = told.recv().await.expect("a request");
+    raw.0.set_zero_linger().expect("a socket");
+    drop(raw);
+    let line = line(header(&head, "x-request-id").expect("an id")).await;
+    assert_has(
+        &line,
+        &[("node", "n1"), ("ended_by", "client"), ("status", "0")],
+    );
 }

@@ -7,7 +7,7 @@ use sallyport_wire::Code;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::app;
-use crate::harness::{Scripted, Site, TUNNEL, header, status};
+use crate::harness::{Scripted, Site, TUNNEL, header, status, way};
 
 async fn get(site: &Site, path: &str) -> String {
     site.fetch(&format!("GET {path} HTTP/1.1\r\nHost: gw.test\r\n\r\n"))
@@ -150,7 +150,7 @@ async fn what_did_nothing_is_tried_once_more_elsewhere() {
     let site = Site::new();
     app::web(&site).await;
     let denied = || Denial {
-        tunnel: Some(TUNNEL),
+        way: Some(way()),
         ..Denial::new(Code::TunnelLost, "gone")
     };
 
@@ -191,7 +191,7 @@ async fn a_body_that_may_have_been_seen_is_not_sent_again() {
     assert_eq!(site.host.asked().len(), 1);
 
     let denial = Denial {
-        tunnel: Some(TUNNEL),
+        way: Some(way()),
         ..Denial::new(Code::Draining, "going")
     };
     site.host.script(Scripted::Denied(denial));

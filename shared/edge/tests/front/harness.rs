@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use sallyport_edge::client::HttpVersion;
-use sallyport_edge::{Ask, ClientInfo, Denial, Found, Front, Limits, Opener, Page, Sites};
+use sallyport_edge::{Ask, ClientInfo, Denial, Found, Front, Limits, Opener, Page, Sites, Way};
 use sallyport_ops::Tasks;
 use sallyport_splice::{Abort, Duplex};
 use sallyport_wire::message::Protocol;
@@ -37,12 +37,21 @@ struct State {
 /// What an open does instead of connecting.
 pub(crate) enum Scripted {
     Denied(Denial),
-    /// A stream whose reads fail with this refusal, over a tunnel of this number.
+    /// A stream whose reads fail with this refusal, over [`way`].
     Refused(Code),
 }
 
-/// The tunnel that scripted failures claim to go through.
+/// The tunnel that every stream claims to go through.
 pub(crate) const TUNNEL: u64 = 7;
+
+/// The way that every stream claims to take.
+pub(crate) fn way() -> Arc<Way> {
+    Arc::new(Way {
+        node: "n1".parse().expect("a name"),
+        tunnel: TUNNEL,
+        transport: "quic",
+    })
+}
 
 impl Host {
     pub(crate) fn add(&self, id: &str, address: SocketAddr, change: impl FnOnce(&mut Found)) {
@@ -117,8 +126,8 @@ impl Opener for Host {
         }
     }
 
-    fn tunnel(&self, _stream: &Box<dyn Duplex>) -> Option<u64> {
-        Some(TUNNEL)
+    fn way(&self, _stream: &Box<dyn Duplex>) -> Arc<Way> {
+        way()
     }
 
     fn root(&self, accept_json: bool) -> Page {
