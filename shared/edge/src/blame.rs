@@ -23,11 +23,14 @@ impl Repeat {
         let harmless = self.bodiless && self.idempotent;
         match failed {
             NoAnswer::Denied(denial) => denial.way.is_some() && is_elsewhere(denial.code),
+            // A stream that was kept may have been closed while the request was on its way, with whatever code.
+            NoAnswer::Send(failed) if failed.reused => {
+                failed.unsent || harmless && !failed.error.is_parse()
+            }
             NoAnswer::Send(failed) => match failed.refused {
                 Some(Code::TunnelLost) => failed.unsent || harmless,
                 Some(code) => is_elsewhere(code),
-                // A stream that was kept may have been closed while the request was on its way.
-                None => failed.unsent || failed.reused && harmless && !failed.error.is_parse(),
+                None => failed.unsent,
             },
         }
     }
@@ -45,7 +48,10 @@ const fn is_elsewhere(code: Code) -> bool {
 pub(crate) fn avoidable(failed: &NoAnswer) -> Option<u64> {
     match failed {
         NoAnswer::Denied(denial) => denial.way.as_deref().map(|way| way.tunnel),
-        NoAnswer::Send(failed) => failed.refused.map(|_code| failed.way.tunnel),
+        NoAnswer::Send(failed) => {
+            let told = |code: &Code| !failed.reused || *code == Code::TunnelLost;
+            failed.refused.filter(told).map(|_code| failed.way.tunnel)
+        }
     }
 }
 

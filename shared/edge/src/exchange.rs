@@ -31,7 +31,7 @@ use crate::request::{Canonical, Framing};
 use crate::route::{self, Route, Sites};
 use crate::upgrade::{self, Accepted, Opened};
 use crate::upload::{ClientBody, Expectation, Upload};
-use crate::upstream::Upstreams;
+use crate::upstream::{Choice, Upstreams};
 use crate::{ClientInfo, Limits, answer, outgoing, websocket};
 
 /// How long a session may be silent about `Expect: 100-continue` before its body is sent anyway (RFC 9110 §10.1.1).
@@ -245,7 +245,7 @@ impl<O: Opener> Context<O> {
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         let mut ask = self.ask(&routed, record);
         let mut next = Some(body);
-        let mut retried = false;
+        let mut choice = Choice::Kept;
         loop {
             let (mut upload, unused) = Upload::new(next.take(), record);
             let mut head = routed.head.clone();
@@ -254,7 +254,7 @@ impl<O: Opener> Context<O> {
                 .expects
                 .then(|| expect(&mut upload, &mut head));
             let request = Request::from_parts(head, upload);
-            let sent = self.upstreams.send(&ask, request, record);
+            let sent = self.upstreams.send(&ask, request, record, choice);
             let sent = self.within(&routed.found, record, sent).await;
             let error = match sent.ok_or_else(|| blame::too_slow(&ask.found.session))? {
                 Ok(answered) => {
@@ -270,7 +270,7 @@ impl<O: Opener> Context<O> {
                 bodiless,
                 idempotent: routed.request.method.is_idempotent(),
             };
-            if retried || !repeat.allows(&error) {
+            if choice == Choice::Fresh || !repeat.allows(&error) {
                 return Err(blame::unanswered(error, &ask.found.session));
             }
             if !bodiless {
@@ -284,7 +284,7 @@ impl<O: Opener> Context<O> {
             record.retried(blame::cause(&error));
             ask.avoid.extend(blame::avoidable(&error));
             self.upstreams.forget(&ask);
-            retried = true;
+            choice = Choice::Fresh;
         }
     }
 

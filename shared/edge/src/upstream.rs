@@ -43,6 +43,15 @@ pub(crate) struct Upstreams<O> {
 
 type LinkSlot = Arc<tokio::sync::Mutex<Option<Link>>>;
 
+/// The streams that a request may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// One that was kept, if there is any.
+    Kept,
+    /// None but its own: one that was kept has just turned out to be closed.
+    Fresh,
+}
+
 /// A request that got no answer.
 #[derive(Debug)]
 pub(crate) struct SendError {
@@ -90,11 +99,12 @@ impl<O: Opener> Upstreams<O> {
         ask: &Ask,
         request: Request<Upload>,
         record: &Record,
+        choice: Choice,
     ) -> Result<(Response<Incoming>, Lease), NoAnswer> {
         match ask.found.protocol {
-            Protocol::H2c => self.send_two(ask, request, record).await,
+            Protocol::H2c => self.send_two(ask, request, record, choice).await,
             Protocol::Http | Protocol::Vnc | Protocol::Tcp | Protocol::Tls | Protocol::Udp => {
-                self.send_one(ask, request, record).await
+                self.send_one(ask, request, record, choice).await
             }
         }
     }
@@ -125,10 +135,15 @@ impl<O: Opener> Upstreams<O> {
         ask: &Ask,
         request: Request<Upload>,
         record: &Record,
+        choice: Choice,
     ) -> Result<(Response<Incoming>, Lease), NoAnswer> {
         let key = Key::of(ask);
         let uploaded = request.body().done();
-        let (mut stream, reused) = match self.idle.take(&key).await {
+        let kept = match choice {
+            Choice::Kept => self.idle.take(&key).await,
+            Choice::Fresh => None,
+        };
+        let (mut stream, reused) = match kept {
             Some(stream) => (stream, true),
             None => (self.open_one(ask, record).await?, false),
         };
@@ -188,8 +203,9 @@ impl<O: Opener> Upstreams<O> {
         ask: &Ask,
         request: Request<Upload>,
         record: &Record,
+        choice: Choice,
     ) -> Result<(Response<Incoming>, Lease), NoAnswer> {
-        let (mut link, reused) = self.link(ask, record).await?;
+        let (mut link, reused) = self.link(ask, record, choice).await?;
         record.through(&link.way);
         let active = Arc::clone(&link.active);
         link.sender
@@ -209,10 +225,16 @@ impl<O: Opener> Upstreams<O> {
     }
 
     /// The one HTTP/2 connection of this client connection to a session.
-    async fn link(&self, ask: &Ask, record: &Record) -> Result<(Link, bool), Denial> {
+    async fn link(
+        &self,
+        ask: &Ask,
+        record: &Record,
+        choice: Choice,
+    ) -> Result<(Link, bool), Denial> {
         let slot = self.slot(Key::of(ask));
         let mut slot = slot.lock().await;
-        if let Some(link) = slot.as_mut().filter(|link| !link.sender.is_closed()) {
+        let usable = |link: &&mut Link| choice == Choice::Kept && !link.sender.is_closed();
+        if let Some(link) = slot.as_mut().filter(usable) {
             link.since = Instant::now();
             return Ok((link.clone(), true));
         }
