@@ -22,7 +22,7 @@ use sallyport_relay::streams::Streams;
 use sallyport_wire::message::{Client, Head, Hello, Kind, Refused, Welcome};
 use sallyport_wire::{ALPN, BINDING_LEN, Code, Refusal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 use tokio_rustls::TlsAcceptor;
 use tracing::Span;
 
@@ -203,11 +203,11 @@ async fn bytes_reach_the_session_and_come_back_half_closed() {
 
 #[tokio::test]
 async fn each_refusal_has_its_code() {
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .await
-        .and_then(|l| l.local_addr())
-        .expect("a port")
-        .port();
+    // Bound and not listening: it refuses, and nobody else gets the port.
+    let held = TcpSocket::new_v4().expect("a socket");
+    held.bind("127.0.0.1:0".parse().expect("an address"))
+        .expect("a port");
+    let closed = held.local_addr().expect("bound").port();
     let sessions = session("web", "http", closed, PUBLIC)
         + &session("private", "http", closed, "")
         + &session("staff", "http", closed, "access = { groups = [\"staff\"] }")

@@ -1,7 +1,7 @@
 //! A gateway as its own process, and relays that are nothing but the link crate.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -25,6 +25,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::Span;
 
+use crate::port::Port;
+
 /// Far above any figure that is promised.
 pub(crate) const BOUND: Duration = Duration::from_secs(30);
 
@@ -32,6 +34,7 @@ pub(crate) const BOUND: Duration = Duration::from_secs(30);
 pub(crate) struct Gateway {
     dir: TempDir,
     child: Option<Child>,
+    _port: Port,
 }
 
 impl Gateway {
@@ -45,8 +48,8 @@ impl Gateway {
     /// As [`Gateway::start`], without starting the process.
     pub(crate) fn prepare(more: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let port = free_port();
-        let url = format!("https://127.0.0.1:{port}");
+        let port = Port::reserve();
+        let url = format!("https://127.0.0.1:{}", port.number());
         let config = dir.path().join("gw");
         let args = ["init", "--url", &url, "--dir"];
         let made = Self::command(dir.path())
@@ -59,7 +62,11 @@ impl Gateway {
         let text = std::fs::read_to_string(&file).expect("written");
         let text = text.replace("[::]:", "127.0.0.1:");
         std::fs::write(&file, format!("{text}\n{more}\n")).expect("writable");
-        Self { dir, child: None }
+        Self {
+            dir,
+            child: None,
+            _port: port,
+        }
     }
 
     /// Runs the process until it ends by itself.
@@ -461,15 +468,6 @@ pub(crate) fn offer(id: &str, protocol: Protocol) -> Offer {
         anonymous: true,
         ..Offer::default()
     }
-}
-
-/// A port of loopback that nobody has now.
-pub(crate) fn free_port() -> u16 {
-    let bound = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    bound
-        .and_then(|bound| bound.local_addr())
-        .expect("a free port")
-        .port()
 }
 
 /// Asks until there is an answer.

@@ -17,7 +17,8 @@ use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tracing::Span;
 
-use crate::bench::{BOUND, Gateway, Node, advertise, eventually, free_port, offer};
+use crate::bench::{BOUND, Gateway, Node, advertise, eventually, offer};
+use crate::port::Port;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_that_would_refuse_everybody_are_refused_at_start() {
@@ -154,13 +155,14 @@ async fn reach(port: u16, source: &str) -> Option<TcpStream> {
 
 /// A gateway with a raw TCP port to a session, and whatever must live as long.
 async fn shell(more: &str) -> (u16, Gateway, impl Sized) {
-    let tcp = free_port();
+    let port = Port::reserve();
+    let tcp = port.number();
     let raw = format!("[[tcp]]\nlisten = \"127.0.0.1:{tcp}\"\nsession = \"shell\"\n{more}\n");
     let gateway = Gateway::start(&raw).await;
     let node = Node::new("n1", &gateway);
     let (tunnel, _) = node.serve(1, &[offer("shell", Protocol::Tcp)]).await;
     gateway.until_session("shell", true).await;
-    (tcp, gateway, (node, tunnel))
+    (tcp, gateway, (node, tunnel, port))
 }
 
 /// Two connections find room, a third one does not, until one of them is gone.
@@ -200,7 +202,8 @@ async fn streams_of_a_tunnel_are_limited_and_one_is_left_for_probes() {
 
 /// A gateway with a raw UDP port to a session that echoes, and whatever must live as long.
 async fn echo(flows: &str) -> (u16, Gateway, impl Sized) {
-    let udp = free_port();
+    let port = Port::reserve();
+    let udp = port.number();
     let raw =
         format!("[[udp]]\nlisten = \"127.0.0.1:{udp}\"\nsession = \"names\"\n[flows]\n{flows}\n");
     let gateway = Gateway::start(&raw).await;
@@ -213,7 +216,7 @@ async fn echo(flows: &str) -> (u16, Gateway, impl Sized) {
             .is_empty()
     );
     gateway.until_session("names", true).await;
-    (udp, gateway, (node, tunnel))
+    (udp, gateway, (node, tunnel, port))
 }
 
 async fn say(socket: &UdpSocket, port: u16, what: &[u8]) {

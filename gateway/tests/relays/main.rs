@@ -7,10 +7,14 @@
 
 mod bench;
 mod limits;
+#[path = "../../../tests/src/port.rs"]
+#[expect(unreachable_pub, reason = "the file belongs to a library")]
+mod port;
 
 use std::time::{Duration, Instant};
 
-use bench::{Gateway, Node, advertise, eventually, free_port, offer};
+use bench::{Gateway, Node, advertise, eventually, offer};
+use port::Port;
 use sallyport_link::Choice;
 use sallyport_wire::Code;
 use sallyport_wire::message::{ControlKind, Offer, Protocol};
@@ -144,7 +148,8 @@ async fn unknown_private_and_dead_sessions_are_told_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn raw_ports_carry_bytes_and_datagrams_and_keep_half_closes() {
-    let (tcp, udp) = (free_port(), free_port());
+    let ports = [Port::reserve(), Port::reserve()];
+    let [tcp, udp] = ports.each_ref().map(Port::number);
     let gateway = Gateway::start(&format!(
         "[[tcp]]\nlisten = \"127.0.0.1:{tcp}\"\npool = \"shells\"\n\
          [[udp]]\nlisten = \"127.0.0.1:{udp}\"\nsession = \"names\"\n"
@@ -271,7 +276,8 @@ async fn a_relay_that_may_not_join_binds_no_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_tells_relays_and_lets_a_transfer_finish() {
-    let tcp = free_port();
+    let port = Port::reserve();
+    let tcp = port.number();
     let mut gateway = Gateway::start(&format!(
         "[[tcp]]\nlisten = \"127.0.0.1:{tcp}\"\nsession = \"shell\"\n"
     ))
@@ -361,7 +367,8 @@ async fn after_a_restart_sessions_of_missing_nodes_count_as_lost_for_a_while() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn flows_are_limited_by_source_and_end_when_idle() {
-    let udp = free_port();
+    let port = Port::reserve();
+    let udp = port.number();
     let gateway = Gateway::start(&format!(
         "[[udp]]\nlisten = \"127.0.0.1:{udp}\"\nsession = \"names\"\n\
          [flows]\nper_source = 1\nidle = \"1s\"\n"
@@ -413,7 +420,8 @@ async fn silent_strangers_keep_nobody_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trusted_proxy_says_who_the_client_of_a_raw_port_is() {
-    let tcp = free_port();
+    let port = Port::reserve();
+    let tcp = port.number();
     let gateway = Gateway::start(&format!(
         "[[tcp]]\nlisten = \"127.0.0.1:{tcp}\"\nsession = \"shell\"\n"
     ))
@@ -447,7 +455,8 @@ async fn a_trusted_proxy_says_who_the_client_of_a_raw_port_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_a_raw_port_are_limited_by_source_also_behind_a_proxy() {
-    let tcp = free_port();
+    let port = Port::reserve();
+    let tcp = port.number();
     let gateway = Gateway::start(&format!(
         "proxy_protocol = true\ntrusted_proxies = [\"127.0.0.2/32\"]\n[[tcp]]\nlisten = \"127.0.0.1:{tcp}\"\nsession = \"shell\"\n[limits]\nconnections_per_source = 2\n"
     ))

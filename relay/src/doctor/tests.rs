@@ -4,6 +4,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use sallyport_link::{GatewayAddress, GatewayFile, Key};
 
 use sallyport_wire::Code;
+use tokio::net::TcpSocket;
 
 use super::visit::refusal;
 use super::*;
@@ -83,10 +84,10 @@ async fn a_file_that_others_can_read_is_named_with_the_cure() {
 #[tokio::test]
 async fn a_port_where_nobody_listens_fails_at_tcp() {
     let place = Place::new();
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|l| l.local_addr())
-        .expect("a port")
-        .port();
+    // Bound and not listening: it refuses, and nobody else gets the port.
+    let held = TcpSocket::new_v4().expect("a socket");
+    held.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
+    let port = held.local_addr().expect("bound").port();
     place.gateway(&format!("https://127.0.0.1:{port}"));
 
     let findings = examine(&place.config("")).await;

@@ -61,10 +61,11 @@ fn families_take_turns_and_the_number_is_bounded() {
 
 #[tokio::test]
 async fn a_port_that_refuses_and_one_that_is_silent_are_told_apart() {
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .await
-        .and_then(|l| l.local_addr())
+    // Bound and not listening: it refuses, and nobody else gets the port.
+    let held = TcpSocket::new_v4().expect("a socket");
+    held.bind("127.0.0.1:0".parse().expect("an address"))
         .expect("a port");
+    let closed = held.local_addr().expect("bound");
     let error = reach(
         &session(&closed.to_string(), ""),
         &Origin::default(),

