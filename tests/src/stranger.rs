@@ -97,11 +97,21 @@ impl Stranger {
     }
 
     /// Sends the Hello with a token from elsewhere.
+    #[must_use]
+    pub fn hello_with(self, token: String) -> Option<Code> {
+        let mut answer = BytesMut::from(&self.answer(token)[..]);
+        match decoded(&mut answer) {
+            Some(ReplyKind::Refused(refused)) => Some(Code::from_number(refused.code)),
+            Some(ReplyKind::Welcome(_)) | None => None,
+        }
+    }
+
+    /// Sends the Hello with a token and returns the reply, byte for byte.
     ///
     /// # Panics
     /// If the gateway answers nothing that is a reply.
     #[must_use]
-    pub fn hello_with(mut self, token: String) -> Option<Code> {
+    pub fn answer(mut self, token: String) -> Vec<u8> {
         let pair = Ed25519KeyPair::from_pkcs8(&self.node_key).expect("our own key");
         let proof = Bytes::copy_from_slice(pair.sign(token.as_bytes()).as_ref());
         let hello = Hello {
@@ -116,21 +126,21 @@ impl Stranger {
         };
         self.raw
             .send(&frame::encode(&hello, MAX_HELLO).expect("it fits"));
-        let mut got = BytesMut::new();
+        let mut got = Vec::new();
         let until = std::time::Instant::now() + BOUND;
-        loop {
-            let reply: Option<Reply> = frame::decode(&mut got, MAX_HELLO).expect("a reply");
-            match reply.and_then(|reply| reply.kind) {
-                Some(ReplyKind::Welcome(_)) => return None,
-                Some(ReplyKind::Refused(refused)) => return Some(Code::from_number(refused.code)),
-                None => {}
-            }
+        while decoded(&mut BytesMut::from(&got[..])).is_none() {
             assert!(std::time::Instant::now() < until, "no answer to the hello");
             let (bytes, closed) = self.raw.read_to_close(Duration::from_millis(50));
             got.extend_from_slice(&bytes);
             assert!(!closed || !bytes.is_empty(), "closed without an answer");
         }
+        got
     }
+}
+
+fn decoded(bytes: &mut BytesMut) -> Option<ReplyKind> {
+    let reply: Option<Reply> = frame::decode(bytes, MAX_HELLO).expect("a reply");
+    reply?.kind
 }
 
 /// Seconds since 1970.
