@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Output;
 
 use sallyport_tests::service::Nginx;
@@ -179,22 +180,73 @@ fn said(output: &Output) -> String {
     )
 }
 
+/// Sets the mode of a file, and says what a program must then say about it.
+fn open_to(path: &Path, mode: u32) -> [String; 2] {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("ours");
+    let advice = format!("run `chmod 600 {}`", path.display());
+    [format!("open to others (mode {mode:04o})"), advice]
+}
+
 #[test]
-fn a_secret_that_others_can_read_is_not_used() {
+fn a_gateway_does_not_start_with_keys_that_others_can_read() {
     let site = Site::new();
-    let gateway = site.gateway_init("gw", "127.0.0.1", &[]);
+    let mut gateway = site.gateway_init("gw", "127.0.0.1", &[]);
     let file = gateway.path().join("gateway.json");
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("ours");
 
-    let checked = gateway.command(&["check"]);
+    for mode in [0o644, 0o640, 0o604] {
+        let words = open_to(&file, mode);
+        let checked = gateway.command(&["check"]);
+        gateway.start();
+        let ended = gateway.daemon().wait();
 
-    assert!(!checked.status.success());
-    assert!(said(&checked).contains("chmod 600"), "{}", said(&checked));
-    assert!(
-        said(&checked).contains("gateway.json"),
-        "{}",
-        said(&checked)
-    );
+        assert_eq!((checked.status.code(), ended.code()), (Some(78), Some(78)));
+        for word in &words {
+            assert!(said(&checked).contains(word), "{}", said(&checked));
+            assert!(gateway.log().contains(word), "{}", gateway.log());
+        }
+    }
+    let _closed_again = open_to(&file, 0o600);
+    gateway.start();
+    gateway.wait_ready();
+}
+
+#[test]
+fn a_running_gateway_keeps_its_keys_when_others_can_read_their_file() {
+    let site = Site::new();
+    let mut gateway = site.gateway("gw");
+    let [what, advice] = open_to(&gateway.path().join("gateway.json"), 0o644);
+
+    gateway.daemon().signal(rustix::process::Signal::HUP);
+
+    drop(gateway.wait_for_line(&["keys", "not taken", &what, &advice]));
+    assert_eq!(Stranger::connect(&gateway, "node-x").hello(), None);
+}
+
+#[test]
+fn a_relay_does_not_use_keys_that_others_can_read() {
+    let site = Site::new();
+    let gateway = site.gateway("gw");
+    let session = "[[session]]\nid = \"web\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:9\"\naccess = \"public\"\n";
+    let mut relay = site.relay_stopped("node-a", &[&gateway], session);
+    let file = relay
+        .path()
+        .join(format!("gateways/{}.json", gateway.port()));
+    let [what, advice] = open_to(&file, 0o644);
+
+    let checked = relay.command(&["check"]);
+    assert_eq!(checked.status.code(), Some(78));
+    for word in [&what, &advice] {
+        assert!(said(&checked).contains(word), "{}", said(&checked));
+    }
+    relay.start();
+    assert_eq!(relay.daemon().wait().code(), Some(78));
+    for word in [&what, &advice] {
+        assert!(relay.log().contains(word), "{}", relay.log());
+    }
+    assert!(!gateway.log().contains("node-a"), "it dialled");
+    let _closed = open_to(&file, 0o600);
+    relay.start();
+    gateway.wait_session("web");
 }
 
 #[test]
