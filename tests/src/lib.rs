@@ -20,6 +20,7 @@ pub mod frames;
 pub mod recorder;
 pub mod daemon;
 pub mod port;
+pub mod unread;
 pub mod wait;
 
 pub use client::{Answer, Curl, run_ok};
@@ -31,6 +32,7 @@ pub use raw::Raw;
 pub use recorder::Recorder;
 pub use site::{Gateway, Relay, Site};
 pub use stranger::Stranger;
+pub use unread::wait_read;
 pub use wait::{BOUND, eventually, eventually_some};
 
 use std::path::PathBuf;

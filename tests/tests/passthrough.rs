@@ -6,19 +6,22 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, kx_group};
 use sallyport_tests::service::{Certificate, Nginx};
-use sallyport_tests::{Curl, Gateway, Port, Relay, Site, client};
+use sallyport_tests::{Curl, Gateway, Port, Relay, Site, client, wait_read};
 
 /// nginx that ends TLS itself behind SNI desk.example.org, and a session whose TLS the relay ends.
 struct Blind {
-    site: Site,
     own: Certificate,
     relays: Certificate,
     gateway: Gateway,
     _services: (Nginx, Port, Relay),
+    site: Site,
 }
 
-fn blind() -> Blind {
+/// `limits` is added to the gateway's configuration.
+fn blind(limits: &str) -> Blind {
     let site = Site::new();
     let own = Certificate::make(site.path(), "desk", "DNS:desk.example.org");
     let relays = Certificate::make(site.path(), "lab", "DNS:lab.example.org");
@@ -33,10 +36,10 @@ fn blind() -> Blind {
         ),
     );
     let mut gateway = site.gateway_init("gw", "127.0.0.1", &[]);
-    gateway.extend(
+    gateway.extend(&format!(
         "[[passthrough]]\nsni = \"desk.example.org\"\nsession = \"desk\"\n\
-         [[passthrough]]\nsni = \"lab.example.org\"\nsession = \"lab\"\n",
-    );
+         [[passthrough]]\nsni = \"lab.example.org\"\nsession = \"lab\"\n{limits}"
+    ));
     gateway.start();
     gateway.wait_ready();
     let relay = site.relay(
@@ -74,7 +77,7 @@ impl Blind {
 
 #[test]
 fn the_service_ends_tls() {
-    let blind = blind();
+    let blind = blind("");
 
     // curl trusts nothing but the service's own certificate.
     let answer = blind.curl(&blind.own, "desk.example.org").go().expect(200);
@@ -90,7 +93,7 @@ fn the_service_ends_tls() {
 
 #[test]
 fn the_relay_ends_tls() {
-    let blind = blind();
+    let blind = blind("");
 
     for version in ["--http1.1", "--http2"] {
         let answer = blind
@@ -105,7 +108,7 @@ fn the_relay_ends_tls() {
 
 #[test]
 fn no_sni_or_an_unknown_name_never_reaches_a_passthrough_session() {
-    let blind = blind();
+    let blind = blind("");
     let gateways = Certificate {
         cert: blind.gateway.certificate().to_owned(),
         key: std::path::PathBuf::new(),
@@ -154,37 +157,60 @@ fn handshake(gateway: &Gateway, name: &str) -> String {
 
 #[test]
 fn a_client_hello_in_pieces_still_routes() {
-    let blind = blind();
-    let hello = client_hello("desk.example.org");
-    let padded = client_hello_of(&"p".repeat(200), "desk.example.org");
+    let blind = blind("[limits]\nestablish = \"60s\"\n");
+    let hello = client_hello("desk.example.org", &[b"h2", b"http/1.1"]);
 
     for cut in 1..hello.len() {
         let (first, rest) = hello.split_at(cut);
         assert!(
             server_hello_comes(&blind.gateway, &[first, rest]),
-            "cut at {cut}"
+            "cut at {cut} of {}",
+            hello.len()
         );
     }
-    // One handshake message spread over many records, each of five bytes.
+    let bytes: Vec<&[u8]> = hello.chunks(1).collect();
+    assert!(server_hello_comes(&blind.gateway, &bytes), "byte by byte");
+    // One handshake message spread over many records, each of five bytes and each by itself.
     let body = hello.get(5..).expect("longer than a record header");
-    let spread: Vec<u8> = body.chunks(5).flat_map(record).collect();
+    let records: Vec<Vec<u8>> = body.chunks(5).map(record).collect();
+    let records: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
     assert!(
-        server_hello_comes(&blind.gateway, &[&spread]),
-        "five bytes a record"
-    );
-    assert!(
-        server_hello_comes(&blind.gateway, &[&padded]),
-        "a longer one"
+        server_hello_comes(&blind.gateway, &records),
+        "five a record"
     );
     let _still = blind.curl(&blind.own, "desk.example.org").go().expect(200);
 }
 
-/// Sends pieces, each seen by the gateway as its own packet, and reads the type of the first record back.
+#[test]
+fn a_client_hello_longer_than_a_record_routes_where_it_may_be_so_long() {
+    let names: Vec<Vec<u8>> = (0..80_u8).map(|n| vec![b'a' + n % 26; 250]).collect();
+    let mut alpn: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+    alpn.push(b"http/1.1");
+    let hello = client_hello("desk.example.org", &alpn);
+    assert!(
+        hello.len() > 16_384 + 5 && hello.len() < 32_768,
+        "{}",
+        hello.len()
+    );
+    let pieces: Vec<&[u8]> = hello.chunks(4_096).collect();
+
+    let by_default = blind("");
+    let roomy = blind("[limits]\nclient_hello_bytes = 32768\n");
+
+    assert!(server_hello_comes(&roomy.gateway, &pieces));
+    assert!(!server_hello_comes(&by_default.gateway, &pieces));
+    let refused = r#"sallyport_handshakes_failed_total{cause="garbage"}"#;
+    assert_eq!(by_default.gateway.metric(refused), 1);
+}
+
+/// Sends pieces, each when the gateway has read the one before, and tells whether a ServerHello comes back.
 fn server_hello_comes(gateway: &Gateway, pieces: &[&[u8]]) -> bool {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, gateway.port())).expect("listens");
     stream.set_nodelay(true).expect("a socket option");
     for piece in pieces {
-        stream.write_all(piece).expect("taken");
+        // It may have closed by now.
+        let _refused = stream.write_all(piece);
+        wait_read(&stream);
     }
     let mut header = [0; 6];
     stream.read_exact(&mut header).is_ok()
@@ -197,19 +223,18 @@ fn record(body: &[u8]) -> Vec<u8> {
     [&[22, 3, 1], &len[..], body].concat()
 }
 
-/// A ClientHello as a real TLS stack writes it.
-fn client_hello(name: &str) -> Vec<u8> {
-    client_hello_of("h2", name)
-}
-
-fn client_hello_of(alpn: &str, name: &str) -> Vec<u8> {
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+/// A ClientHello as a real TLS stack writes it, short: without a post-quantum key share.
+fn client_hello(name: &str, alpn: &[&[u8]]) -> Vec<u8> {
+    let provider = CryptoProvider {
+        kx_groups: vec![kx_group::X25519, kx_group::SECP256R1],
+        ..aws_lc_rs::default_provider()
+    };
+    let mut config = rustls::ClientConfig::builder_with_provider(provider.into())
         .with_safe_default_protocol_versions()
         .expect("the provider's versions")
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    config.alpn_protocols = vec![alpn.as_bytes().to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let name = name.to_owned().try_into().expect("a DNS name");
     let mut connection = rustls::ClientConnection::new(config.into(), name).expect("a client");
     let mut hello = Vec::new();
@@ -219,7 +244,7 @@ fn client_hello_of(alpn: &str, name: &str) -> Vec<u8> {
 
 #[test]
 fn the_gateways_key_is_never_used() {
-    let blind = blind();
+    let blind = blind("");
     // A recording of the handshake would be opaque; what counts is whose certificate the client saw.
     let seen = handshake(&blind.gateway, "desk.example.org");
     assert!(
