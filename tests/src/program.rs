@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::client::run;
+use crate::client::{run, run_ok};
 use crate::daemon::Daemon;
 use crate::network::inside;
 use crate::wait::eventually_some;
@@ -120,6 +120,19 @@ impl Program {
             .status
             .success()
             .then(|| serde_json::from_slice(&output.stdout).ok())?
+    }
+
+    /// A figure of its `/metrics`, named with its labels as it stands there; 0 if it is not there.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> u64 {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--max-time", "20"])
+            .arg("--unix-socket")
+            .arg(self.config.with_extension("sock"))
+            .arg("http://admin/metrics");
+        let text = run_ok(&mut curl);
+        let value = |line: &str| line.strip_prefix(name)?.trim().parse().ok();
+        text.lines().find_map(value).unwrap_or(0)
     }
 }
 

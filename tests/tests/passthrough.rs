@@ -245,10 +245,26 @@ fn client_hello(name: &str, alpn: &[&[u8]]) -> Vec<u8> {
 #[test]
 fn the_gateways_key_is_never_used() {
     let blind = blind("");
-    // A recording of the handshake would be opaque; what counts is whose certificate the client saw.
+    let established = |kind: &str| {
+        let name = format!("sallyport_connections_established_total{{kind=\"{kind}\"}}");
+        blind.gateway.metric(&name)
+    };
+    // Made by the key that belongs to the certificate: whoever has only the gateway's could not.
+    let visit = |certificate, name| blind.curl(certificate, name).go().expect(200);
+    assert_eq!((established("front"), established("passthrough")), (0, 0));
+
+    for _ in 0..5 {
+        let _by_the_service = visit(&blind.own, "desk.example.org");
+        let _by_the_relay = visit(&blind.relays, "lab.example.org");
+    }
     let seen = handshake(&blind.gateway, "desk.example.org");
     assert!(
         seen.contains("CN = desk") || seen.contains("CN=desk"),
         "{seen}"
     );
+
+    assert_eq!((established("front"), established("passthrough")), (0, 11));
+    let own = format!("{}/", blind.gateway.url());
+    drop(blind.gateway.curl().arg(own).go().expect(200));
+    assert_eq!((established("front"), established("passthrough")), (1, 11));
 }
