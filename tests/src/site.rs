@@ -15,7 +15,7 @@ use crate::program;
 use crate::program::Program;
 use crate::wait::eventually;
 
-/// A temporary folder that holds everything of one test.
+/// A temporary folder that holds everything of one test. It goes last: programs write there until they have ended.
 #[derive(Debug)]
 pub struct Site {
     folder: TempDir,

@@ -231,10 +231,10 @@ fn a_client_certificate_opens_what_the_relay_ends_tls_for() {
 /// nginx that wants a PROXY header, sessions of every kind that send one, and a gateway that believes
 /// 127.0.0.2 only.
 struct Proxied {
-    site: Site,
     gateway: Gateway,
     raw: [Port; 2],
     _services: (Nginx, Relay),
+    site: Site,
 }
 
 const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);

@@ -10,10 +10,10 @@ use sallyport_tests::service::Nginx;
 use sallyport_tests::{Curl, Gateway, Relay, Site, eventually};
 
 struct Web {
-    site: Site,
     nginx: Nginx,
     gateway: Gateway,
     relay: Relay,
+    site: Site,
 }
 
 fn web(transport: &str) -> Web {

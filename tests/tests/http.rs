@@ -9,10 +9,10 @@ use sallyport_tests::{Gateway, Relay, Site, run_ok};
 const GIB: u64 = 1 << 30;
 
 struct Web {
-    site: Site,
     nginx: Nginx,
     gateway: Gateway,
     _relay: Relay,
+    site: Site,
 }
 
 impl Web {

@@ -12,9 +12,9 @@ use serde_json::Value;
 
 /// Gateway at the first end of a cable, relay and session at the second.
 struct Apart {
-    cable: Cable,
     gateway: Gateway,
     relay: Relay,
+    cable: Cable,
     _service: (Daemon, Site),
 }
 

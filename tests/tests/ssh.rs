@@ -8,10 +8,10 @@ use sallyport_tests::service::{Sshd, random_file, sha256};
 use sallyport_tests::{Gateway, Port, Relay, Site, run_ok};
 
 struct Raw {
-    site: Site,
     _gateway: Gateway,
     _relay: Relay,
     public: Port,
+    site: Site,
 }
 
 /// A gateway port that leads to `target`.

@@ -5,9 +5,9 @@ use sallyport_tests::{Gateway, Relay, Site};
 
 struct Chat {
     gateway: Gateway,
-    _site: Site,
     _relay: Relay,
     _peer: PythonPeer,
+    _site: Site,
 }
 
 fn chat() -> Chat {
