@@ -17,7 +17,7 @@ pub struct Cli {
     /// Rounds of each row. Default: 7, or with --quick 3.
     #[arg(long)]
     pub rounds: Option<usize>,
-    /// MiB that one measurement of throughput moves. Default: 1024, or with --quick 256.
+    /// MiB that one measurement of throughput moves. Default: 512, or with --quick 256.
     #[arg(long)]
     pub mebibytes: Option<u64>,
     /// Writes everything that was found to this file.

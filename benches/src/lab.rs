@@ -21,6 +21,8 @@ pub struct Effort {
     pub pings: Duration,
     /// Streams that one measurement of opens opens.
     pub opens: u32,
+    /// How long one measurement of requests lasts.
+    pub requests: Duration,
 }
 
 impl Effort {
@@ -30,7 +32,7 @@ impl Effort {
         let (rounds, mebibytes, pings, opens) = if cli.quick {
             (3, 256, Duration::from_secs(1), 500)
         } else {
-            (7, 1_024, Duration::from_secs(3), 2_000)
+            (7, 512, Duration::from_secs(2), 2_000)
         };
         Self {
             every_peer: !cli.quick,
@@ -38,6 +40,7 @@ impl Effort {
             bytes: cli.mebibytes.unwrap_or(mebibytes).max(1) * 1024 * 1024,
             pings,
             opens,
+            requests: pings,
         }
     }
 }

@@ -3,3 +3,8 @@
 pub mod bulk;
 pub mod pings;
 pub mod opens;
+pub mod http;
+pub mod requests;
+mod pace;
+
+pub use pace::Times;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::cost::Cpu;
+use crate::cost::{Cpu, Process};
 use crate::stats;
 
 /// Everything that one row found.
@@ -10,6 +10,8 @@ use crate::stats;
 pub struct Outcome {
     /// What was measured.
     pub metrics: Vec<Metric>,
+    /// What [`Outcome::costs`] are counted for and in.
+    pub cost_of: String,
     /// What it cost each process.
     pub costs: Vec<Cost>,
     /// What was promised.
@@ -117,6 +119,24 @@ impl Metric {
             unit: "×",
             wanted,
         }
+    }
+}
+
+impl Cost {
+    /// The mean of each process over the rounds, in each of which every process has its place.
+    #[must_use]
+    pub fn means(way: &str, processes: &[Process], rounds: &[Vec<Cpu>]) -> Vec<Self> {
+        let count = f64::from(u32::try_from(rounds.len()).unwrap_or(u32::MAX));
+        let mean = |(at, process): (usize, &Process)| {
+            let of_process = rounds.iter().filter_map(|round| round.get(at));
+            let sum = of_process.fold(Cpu::default(), |sum, cpu| sum + *cpu);
+            Self {
+                way: way.to_owned(),
+                process: process.name.clone(),
+                cpu: sum.per(count),
+            }
+        };
+        processes.iter().enumerate().map(mean).collect()
     }
 }
 

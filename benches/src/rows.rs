@@ -3,6 +3,7 @@
 mod bulk;
 mod latency;
 mod opens;
+mod http;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -67,6 +68,12 @@ pub const ROWS: &[Row] = &[
         title: "Open, one byte there and back, close, in sequence",
         quick: true,
         run: opens::in_sequence,
+    },
+    Row {
+        id: "P9",
+        title: "Requests for a page of 1 KiB over HTTPS",
+        quick: false,
+        run: http::requests,
     },
 ];
 

@@ -3,6 +3,7 @@
 mod ours;
 mod rathole;
 mod haproxy;
+mod nginx;
 mod ssh;
 mod socat;
 mod frp;
@@ -23,6 +24,9 @@ use crate::progress::say;
 
 /// Longest wait for bytes of a way that works: not a figure, only so that a broken one is told from a slow one.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Name of the page that ways of HTTP serve: 1 KiB.
+const PAGE: &str = "page";
 
 /// A way that can be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +57,12 @@ pub enum Way {
     Chisel,
     /// piko.
     Piko,
+    /// HTTP: nginx, neither TLS nor a proxy.
+    Nginx,
+    /// HTTP: nginx with TLS, rathole over plain TCP, nginx.
+    NginxRathole,
+    /// HTTP: our gateway with TLS, a tunnel over TLS, nginx.
+    Https,
 }
 
 impl Way {
@@ -73,6 +83,9 @@ impl Way {
             Self::Frp => "frp",
             Self::Chisel => "chisel",
             Self::Piko => "piko",
+            Self::Nginx => "nginx alone, no TLS",
+            Self::NginxRathole => "nginx TLS, rathole",
+            Self::Https => "Sallyport HTTPS",
         }
     }
 
@@ -87,6 +100,9 @@ impl Way {
             Self::Frp => frp::start(lab),
             Self::Chisel => chisel::start(lab),
             Self::Piko => piko::start(lab),
+            Self::Nginx => nginx::start_alone(lab),
+            Self::NginxRathole => nginx::start_tunnelled(lab),
+            Self::Https => ours::start_https(lab),
         }
     }
 }
@@ -113,9 +129,11 @@ pub struct Running {
     pub way: Way,
     /// Its proxies.
     pub processes: Vec<Process>,
+    /// What a browser is given, where the way serves HTTP.
+    pub url: String,
     address: SocketAddr,
     hello: Vec<u8>,
-    _kept: Vec<Box<dyn Any>>,
+    _kept: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 impl Running {
@@ -125,6 +143,7 @@ impl Running {
         Self {
             way,
             processes: Vec::new(),
+            url: String::new(),
             address,
             hello: Vec::new(),
             _kept: Vec::new(),
@@ -137,7 +156,7 @@ impl Running {
     }
 
     /// Keeps a guard as long as the way runs.
-    fn keep(mut self, guard: impl Any) -> Self {
+    fn keep(mut self, guard: impl Any + Send + Sync) -> Self {
         self._kept.push(Box::new(guard));
         self
     }
@@ -152,6 +171,18 @@ impl Running {
     fn greeting(mut self, hello: Vec<u8>) -> Self {
         self.hello = hello;
         self
+    }
+
+    /// Serves HTTP at this URL.
+    fn serving(mut self, url: String) -> Self {
+        self.url = url;
+        self
+    }
+
+    /// Where its clients connect to.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// What it is called in tables.

@@ -46,6 +46,12 @@ impl Raw {
         Self { stream }
     }
 
+    /// The connection itself.
+    #[must_use]
+    pub fn into_stream(self) -> StreamOwned<ClientConnection, TcpStream> {
+        self.stream
+    }
+
     /// Sends bytes; a peer that has closed is not an error here, its answer is what counts.
     pub fn send(&mut self, bytes: &[u8]) {
         let _closed = self.stream.write_all(bytes);

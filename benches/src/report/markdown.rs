@@ -110,7 +110,7 @@ fn outcome(out: &mut String, found: &Outcome) -> fmt::Result {
         .metrics
         .iter()
         .try_for_each(|found| metric(out, found))?;
-    costs(out, &found.costs)?;
+    costs(out, found)?;
     for note in &found.notes {
         writeln!(out, "- {note}")?;
     }
@@ -149,16 +149,17 @@ fn metric(out: &mut String, metric: &Metric) -> fmt::Result {
     writeln!(out)
 }
 
-fn costs(out: &mut String, costs: &[Cost]) -> fmt::Result {
-    if costs.is_empty() {
+fn costs(out: &mut String, found: &Outcome) -> fmt::Result {
+    if found.costs.is_empty() {
         return Ok(());
     }
     writeln!(
         out,
-        "| CPU-s/GB of each process (mean) | process | user | system |"
+        "| CPU of each process, {} | process | user | system |",
+        found.cost_of
     )?;
     writeln!(out, "| --- | --- | ---: | ---: |")?;
-    for cost in costs {
+    for cost in &found.costs {
         let Cost { way, process, cpu } = cost;
         writeln!(
             out,

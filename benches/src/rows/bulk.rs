@@ -156,6 +156,7 @@ fn measure(lab: &Lab, ways: &[Way], streams: u32) -> Measured {
     let mut measured = Measured {
         outcome: Outcome {
             notes: absent,
+            cost_of: format!("{}, s/GB", STATED.words()),
             ..Outcome::default()
         },
         by_process: Vec::new(),
@@ -229,21 +230,17 @@ fn add(measured: &mut Measured, lab: &Lab, running: &[Running], bulk: &Bulk) {
 }
 
 fn add_costs(measured: &mut Measured, way: &Running, runs: &[Run]) {
+    let rounds: Vec<_> = runs.iter().map(|run| run.costs.clone()).collect();
+    let means = Cost::means(way.name(), &way.processes, &rounds);
+    measured.outcome.costs.extend(means);
     for (at, process) in way.processes.iter().enumerate() {
-        let cpu: Vec<Cpu> = runs
-            .iter()
-            .filter_map(|run| run.costs.get(at).copied())
-            .collect();
-        let sum = cpu.iter().fold(Cpu::default(), |sum, cpu| sum + *cpu);
-        measured.outcome.costs.push(Cost {
-            way: way.name().to_owned(),
-            process: process.name.clone(),
-            cpu: sum.per(f64::from(u32::try_from(cpu.len()).unwrap_or(1))),
-        });
         measured.by_process.push(ByRound {
             way: way.way,
             process: process.name.clone(),
-            cpu,
+            cpu: rounds
+                .iter()
+                .filter_map(|round| round.get(at).copied())
+                .collect(),
         });
     }
 }

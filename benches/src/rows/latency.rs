@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::lab::Lab;
 use crate::load::bulk::{self, Direction};
-use crate::load::pings::{self, RoundTrips};
+use crate::load::{Times, pings};
 use crate::outcome::{Goal, Metric, Outcome, Wanted};
 use crate::progress::say;
 use crate::rounds::rotate;
@@ -78,13 +78,13 @@ fn added(metric: &Metric, text: &str) -> Goal {
 /// One way, alone and beside a bulk stream in each direction.
 #[derive(Clone, Copy)]
 struct Beside {
-    alone: RoundTrips,
-    up: RoundTrips,
-    down: RoundTrips,
+    alone: Times,
+    up: Times,
+    down: Times,
 }
 
 /// One of the three, in words.
-type Column = (&'static str, fn(&Beside) -> RoundTrips);
+type Column = (&'static str, fn(&Beside) -> Times);
 
 const ALONE: Column = ("alone", |found| found.alone);
 const UP: Column = ("beside bulk, user → session", |found| found.up);
@@ -141,7 +141,7 @@ fn beside(way: &Running, time: Duration) -> Beside {
 }
 
 fn metrics(running: &[Running], found: &[Vec<Beside>], (words, of): Column) -> [Metric; 2] {
-    let metric = |name: &str, quantile: fn(RoundTrips) -> f64| {
+    let metric = |name: &str, quantile: fn(Times) -> f64| {
         let mut metric =
             Metric::new(&format!("{name}, {words}"), "µs").against(Way::Rathole.name());
         for (way, found) in running.iter().zip(found) {

@@ -1,30 +1,41 @@
 //! Ours: one gateway, one relay, one tunnel.
 
-use std::fmt::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
 use std::sync::Arc;
 
 use rustls::ClientConnection;
 use sallyport_tests::{Gateway, Port, Relay, Site};
 
-use super::{Running, Way};
+use super::{Running, Way, nginx};
 use crate::cost::Process;
 use crate::lab::Lab;
 
 /// Server name of the passthrough.
 pub(super) const BLIND: &str = "blind.example.org";
 
+/// Session of the web pages.
+const WEB: &str = "web";
+
+/// A raw port or a passthrough that leads to the origin.
 pub(super) fn start(way: Way, lab: &Lab) -> Running {
     let site = lab.site();
-    let mut gateway = site.gateway_init("gateway", "127.0.0.1", &[]);
     let raw = Port::reserve();
-    gateway.extend(&format!(
-        "[[tcp]]\nlisten = \"127.0.0.1:{}\"\nsession = \"raw\"\n\
-         [[passthrough]]\nsni = \"{BLIND}\"\nsession = \"blind\"\n",
-        raw.number()
-    ));
-    start_gateway(&mut gateway);
-    let relay = relay(lab, &site, &gateway, way);
+    let gateway = gateway(
+        &site,
+        &format!(
+            "[[tcp]]\nlisten = \"127.0.0.1:{}\"\nsession = \"raw\"\n\
+             [[passthrough]]\nsni = \"{BLIND}\"\nsession = \"blind\"\n",
+            raw.number()
+        ),
+    );
+    let origin = lab.origin.address();
+    let sessions = [
+        session("raw", "tcp", origin),
+        session("blind", "tls", origin),
+    ]
+    .concat();
+    let relay = relay(&site, &gateway, way, &sessions);
     gateway.wait_session("blind");
     let running = if way == Way::Blind {
         let front = gateway.address(Ipv4Addr::LOCALHOST.into());
@@ -35,29 +46,46 @@ pub(super) fn start(way: Way, lab: &Lab) -> Running {
     with_processes(running, gateway, relay).keep(raw).keep(site)
 }
 
-/// Without the debug lines that tests want.
-fn start_gateway(gateway: &mut Gateway) {
-    gateway.start_prepared(|command| {
-        command.env("LOGLEVEL", "info");
-    });
-    gateway.wait_ready();
+/// HTTPS that the gateway ends, in front of nginx.
+pub(super) fn start_https(lab: &Lab) -> Result<Running, String> {
+    let site = lab.site();
+    let pages = nginx::pages(&site)?;
+    let gateway = gateway(&site, "[limits]\nmax_requests = 1000000\n");
+    let target = (Ipv4Addr::LOCALHOST, pages.port.number()).into();
+    let relay = relay(&site, &gateway, Way::Https, &session(WEB, "http", target));
+    gateway.wait_session(WEB);
+    let front = gateway.address(Ipv4Addr::LOCALHOST.into());
+    let url = gateway.session_url(WEB, &format!("/{}", super::PAGE));
+    let running = Running::new(Way::Https, front).serving(url);
+    let running = with_processes(running, gateway, relay);
+    Ok(running.keep((pages.daemon, pages.port)).keep(site))
 }
 
-fn relay(lab: &Lab, site: &Site, gateway: &Gateway, way: Way) -> Relay {
+fn gateway(site: &Site, extra: &str) -> Gateway {
+    let mut gateway = site.gateway_init("gateway", "127.0.0.1", &[]);
+    gateway.extend(extra);
+    gateway.start_prepared(quietly);
+    gateway.wait_ready();
+    gateway
+}
+
+fn relay(site: &Site, gateway: &Gateway, way: Way, sessions: &str) -> Relay {
     let transport = if way == Way::Quic { "quic" } else { "tls" };
-    let mut config = format!("transport = \"{transport}\"\ntunnels = 1\n");
-    for (id, protocol) in [("raw", "tcp"), ("blind", "tls")] {
-        let session = format!(
-            "[[session]]\nid = \"{id}\"\nprotocol = \"{protocol}\"\ntarget = \"{}\"\naccess = \"public\"\n",
-            lab.origin.address()
-        );
-        config.write_str(&session).expect("into memory");
-    }
+    let config = format!("transport = \"{transport}\"\ntunnels = 1\n{sessions}");
     let mut relay = site.relay_stopped("node", &[gateway], &config);
-    relay.start_prepared(|command| {
-        command.env("LOGLEVEL", "info");
-    });
+    relay.start_prepared(quietly);
     relay
+}
+
+/// Without the debug lines that tests want.
+fn quietly(command: &mut Command) {
+    command.env("LOGLEVEL", "info");
+}
+
+fn session(id: &str, protocol: &str, target: SocketAddr) -> String {
+    format!(
+        "[[session]]\nid = \"{id}\"\nprotocol = \"{protocol}\"\ntarget = \"{target}\"\naccess = \"public\"\n"
+    )
 }
 
 fn with_processes(mut running: Running, mut gateway: Gateway, mut relay: Relay) -> Running {

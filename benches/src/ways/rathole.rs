@@ -3,16 +3,32 @@
 use std::fs;
 use std::process::Command;
 
-use sallyport_tests::{Port, run_ok, service};
+use sallyport_tests::{Daemon, Port, Site, run_ok, service};
 
 use super::{Running, Way, daemon};
 use crate::lab::Lab;
 use crate::peers;
 
 pub(super) fn start(way: Way, lab: &Lab) -> Result<Running, String> {
-    peers::find("rathole")?;
     let site = lab.site();
-    let folder = site.path().to_owned();
+    let tunnel = tunnel(&site, way, &lab.origin.address().to_string())?;
+    let running = Running::at(way, tunnel.raw).process("server", tunnel.server);
+    Ok(running
+        .process("client", tunnel.client)
+        .keep(tunnel.control)
+        .keep(site))
+}
+
+/// A server and a client, and the port that leads to their target.
+pub(super) struct Tunnel {
+    pub(super) raw: Port,
+    pub(super) control: Port,
+    pub(super) server: Daemon,
+    pub(super) client: Daemon,
+}
+
+pub(super) fn tunnel(site: &Site, way: Way, target: &str) -> Result<Tunnel, String> {
+    peers::find("rathole")?;
     let (control, raw) = (Port::reserve(), Port::reserve());
     let [of_server, of_client] = if way == Way::RatholeNoise {
         noise()
@@ -27,22 +43,29 @@ pub(super) fn start(way: Way, lab: &Lab) -> Result<Running, String> {
     );
     let client = format!(
         "[client]\nremote_addr = \"127.0.0.1:{}\"\ndefault_token = \"bench\"\n{of_client}\
-         [client.services.raw]\nlocal_addr = \"{}\"\n",
+         [client.services.raw]\nlocal_addr = \"{target}\"\n",
         control.number(),
-        lab.origin.address(),
     );
     let start = |role: &str, config: String| {
-        let path = folder.join(format!("{role}.toml"));
+        let path = site.path().join(format!("{role}.toml"));
         fs::write(&path, config).map_err(|error| error.to_string())?;
         let path = path.display().to_string();
-        Ok::<_, String>(daemon(&folder, "rathole", &[&format!("--{role}"), &path]))
+        Ok::<_, String>(daemon(
+            site.path(),
+            "rathole",
+            &[&format!("--{role}"), &path],
+        ))
     };
     let server = start("server", server)?;
     service::wait_listening(control.number());
     let client = start("client", client)?;
     service::wait_listening(raw.number());
-    let running = Running::at(way, raw).process("server", server);
-    Ok(running.process("client", client).keep(control).keep(site))
+    Ok(Tunnel {
+        raw,
+        control,
+        server,
+        client,
+    })
 }
 
 /// Transport tables of the server and of the client.
