@@ -88,6 +88,32 @@ impl Process {
     }
 }
 
+/// Memory in KiB.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Memory {
+    /// In use, shared libraries included.
+    pub resident: f64,
+    /// In use by it alone.
+    pub private: f64,
+}
+
+impl Process {
+    /// What it has in use now, its children included.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        let texts = family(self.id)
+            .into_iter()
+            .filter_map(|id| fs::read_to_string(format!("/proc/{id}/smaps_rollup")).ok());
+        texts.fold(Memory::default(), |sum, text| {
+            let found = parse_smaps(&text);
+            Memory {
+                resident: sum.resident + found.resident,
+                private: sum.private + found.private,
+            }
+        })
+    }
+}
+
 /// What each process used while `work` was done, and what `work` returned.
 pub fn during<T>(processes: &[Process], work: impl FnOnce() -> T) -> (Vec<Cpu>, T) {
     let before: Vec<Cpu> = processes.iter().map(Process::cpu).collect();
@@ -139,6 +165,22 @@ fn parse_stat(line: &str) -> Option<Cpu> {
     Some(Cpu { user, system }.per(second.into()))
 }
 
+/// Sums of `/proc/<pid>/smaps_rollup`.
+fn parse_smaps(text: &str) -> Memory {
+    let sum = |keys: &[&str]| {
+        let values = text.lines().filter_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            let value = value.split_whitespace().next()?.parse::<f64>().ok()?;
+            keys.contains(&key).then_some(value)
+        });
+        values.sum()
+    };
+    Memory {
+        resident: sum(&["Rss"]),
+        private: sum(&["Private_Clean", "Private_Dirty"]),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +191,15 @@ mod tests {
         let cpu = parse_stat(line).expect("a good line");
         assert!((cpu.user - 1.7).abs() < 1e-9, "{cpu:?}");
         assert!((cpu.system - 0.8).abs() < 1e-9, "{cpu:?}");
+    }
+
+    #[test]
+    fn private_memory_is_clean_or_dirty() {
+        let text = "7f00-7fff ---p 00000000 00:00 0 [rollup]\nRss: 100 kB\nPss: 90 kB\n\
+                    Shared_Clean: 50 kB\nPrivate_Clean: 10 kB\nPrivate_Dirty: 30 kB\n";
+        let memory = parse_smaps(text);
+        assert!((memory.private - 40.0).abs() < 1e-9, "{memory:?}");
+        assert!((memory.resident - 100.0).abs() < 1e-9, "{memory:?}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod bulk;
 pub mod pings;
 pub mod opens;
+pub mod idle;
 pub mod http;
 pub mod requests;
 mod pace;

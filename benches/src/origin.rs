@@ -11,9 +11,22 @@ pub const ECHO: u8 = b'E';
 /// First byte of one that sends a count (8 bytes, little endian) and as many bytes of the pattern; answered by [`DONE`].
 pub const TAKE: u8 = b'T';
 /// First byte of one that sends a count and is given as many bytes of the pattern.
-pub const GIVE: u8 = b'G';
+pub const GIVE: u8 = b'S';
+/// First byte of a connection on which it is echoed, and every further byte is answered by a burst.
+pub const BURSTS: u8 = b'B';
+/// Bytes of a burst, which are the pattern's.
+pub const BURST: u64 = 1024 * 1024;
 /// The answer to [`TAKE`] once every byte has come and was right.
 pub const DONE: u8 = b'!';
+
+/// First byte of an HTTP request, which asks for a WebSocket with the key of RFC 6455's example (§1.3). It is granted,
+/// and from then on every byte is answered by a burst.
+const HTTP: u8 = b'G';
+
+/// The answer to that key.
+const SWITCHING: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// Type of a TLS record with handshake messages (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 22;
@@ -61,6 +74,10 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
             stream.write_all(&[ECHO])?;
             echo(stream)
         }
+        BURSTS => {
+            stream.write_all(&[BURSTS])?;
+            bursts(stream)
+        }
         TAKE => {
             let count = read_count(&mut stream)?;
             pattern::receive(&mut stream, count)?;
@@ -77,6 +94,11 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
             skip_record(&mut stream)?;
             serve(stream)
         }
+        HTTP => {
+            skip_head(&mut stream)?;
+            stream.write_all(SWITCHING)?;
+            bursts(stream)
+        }
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -90,6 +112,13 @@ fn echo(mut stream: TcpStream) -> io::Result<()> {
         }
         stream.write_all(buffer.get(..read).unwrap_or_default())?;
     }
+}
+
+fn bursts(mut stream: TcpStream) -> io::Result<()> {
+    while stream.read(&mut [0])? > 0 {
+        pattern::send(&mut stream, BURST)?;
+    }
+    Ok(())
 }
 
 /// Lets the client close first.
@@ -109,6 +138,15 @@ fn read_count(stream: &mut TcpStream) -> io::Result<u64> {
     let mut count = [0; 8];
     stream.read_exact(&mut count)?;
     Ok(u64::from_le_bytes(count))
+}
+
+/// Skips a request head after its first byte; its client sends nothing more until it is answered.
+fn skip_head(stream: &mut TcpStream) -> io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(read_byte(stream)?);
+    }
+    Ok(())
 }
 
 /// Skips a TLS record after its first byte.

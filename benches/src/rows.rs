@@ -4,6 +4,8 @@ mod bulk;
 mod latency;
 mod opens;
 mod http;
+mod memory;
+mod idle;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -74,6 +76,18 @@ pub const ROWS: &[Row] = &[
         title: "Requests for a page of 1 KiB over HTTPS",
         quick: false,
         run: http::requests,
+    },
+    Row {
+        id: "P10",
+        title: "Memory of an idle client",
+        quick: false,
+        run: memory::of_idle_clients,
+    },
+    Row {
+        id: "P11",
+        title: "Processes that have nothing to do",
+        quick: false,
+        run: idle::processes,
     },
 ];
 

@@ -5,7 +5,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper};
+use rustix::process::{
+    Pid, Resource, Signal, WaitOptions, getpid, getrlimit, kill_process, set_child_subreaper,
+    setrlimit,
+};
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -84,6 +87,7 @@ fn end_orphans() {
 }
 
 fn measure(cli: &Cli, folder: &Path) -> ExitCode {
+    take_all_descriptors();
     let lab = Lab::new(Effort::of(cli), folder);
     let date = OffsetDateTime::now_utc()
         .replace_nanosecond(0)
@@ -114,6 +118,13 @@ fn measure(cli: &Cli, folder: &Path) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Thousands of clients are in this process.
+fn take_all_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("up to the hard limit anyone may go");
 }
 
 fn wanted(cli: &Cli) -> impl Iterator<Item = &'static Row> {

@@ -23,10 +23,13 @@ use crate::lab::Lab;
 use crate::progress::say;
 
 /// Longest wait for bytes of a way that works: not a figure, only so that a broken one is told from a slow one.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Name of the page that ways of HTTP serve: 1 KiB.
 const PAGE: &str = "page";
+
+/// Name of a larger one: 1 MiB.
+pub const LARGE: &str = "large";
 
 /// A way that can be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +66,8 @@ pub enum Way {
     NginxRathole,
     /// HTTP: our gateway with TLS, a tunnel over TLS, nginx.
     Https,
+    /// A WebSocket: our gateway with TLS, a tunnel over TLS, the origin.
+    Upgraded,
 }
 
 impl Way {
@@ -86,13 +91,16 @@ impl Way {
             Self::Nginx => "nginx alone, no TLS",
             Self::NginxRathole => "nginx TLS, rathole",
             Self::Https => "Sallyport HTTPS",
+            Self::Upgraded => "Sallyport WebSocket",
         }
     }
 
-    fn start(self, lab: &Lab) -> Result<Running, String> {
+    fn start(self, lab: &Lab, clients: u32) -> Result<Running, String> {
         match self {
             Self::Direct => Ok(Running::new(self, lab.origin.address())),
-            Self::Tls | Self::Quic | Self::Blind => Ok(ours::start(self, lab)),
+            Self::Tls | Self::Quic | Self::Blind | Self::Upgraded => {
+                Ok(ours::start(self, lab, clients))
+            }
             Self::Rathole | Self::RatholeNoise => rathole::start(self, lab),
             Self::Haproxy | Self::HaproxyBlind => haproxy::start(self, lab),
             Self::Ssh => ssh::start(lab),
@@ -102,19 +110,28 @@ impl Way {
             Self::Piko => piko::start(lab),
             Self::Nginx => nginx::start_alone(lab),
             Self::NginxRathole => nginx::start_tunnelled(lab),
-            Self::Https => ours::start_https(lab),
+            Self::Https => ours::start_https(lab, clients),
         }
     }
 }
 
+/// Clients that a way has to hold at once unless a row needs more.
+const FEW: u32 = 256;
+
 /// Starts ways; those that cannot be started come back as sentences that say why.
 #[must_use]
 pub fn start(lab: &Lab, ways: &[Way]) -> (Vec<Running>, Vec<String>) {
+    start_for(lab, ways, FEW)
+}
+
+/// Starts ways that hold so many clients at once.
+#[must_use]
+pub fn start_for(lab: &Lab, ways: &[Way], clients: u32) -> (Vec<Running>, Vec<String>) {
     let mut running = Vec::new();
     let mut absent = Vec::new();
     for way in ways {
         say(&format!("starting {}", way.name()));
-        match way.start(lab) {
+        match way.start(lab, clients) {
             Ok(started) => running.push(started),
             Err(why) => absent.push(format!("{} is absent: {why}", way.name())),
         }

@@ -49,22 +49,28 @@ fn steadily(
     url: &str,
     (begin, every, time): (Instant, Duration, Duration),
 ) -> io::Result<Histogram<u64>> {
-    let (host, path) = parts(url);
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let mut times = histogram();
     let mut meant = begin;
     while meant < begin + time {
         sleep_until(meant);
-        stream.write_all(request.as_bytes())?;
-        read_answer(&mut stream)?;
+        once(&mut stream, url)?;
         record(&mut times, meant);
         meant += every;
     }
     Ok(times)
 }
 
+/// One request and its answer.
+pub(super) fn once(stream: &mut (impl Read + Write), url: &str) -> io::Result<()> {
+    let (host, path) = parts(url);
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    stream.flush()?;
+    read_answer(stream)
+}
+
 /// Host and path of an https URL.
-fn parts(url: &str) -> (&str, &str) {
+pub(super) fn parts(url: &str) -> (&str, &str) {
     let rest = url.strip_prefix("https://").unwrap_or(url);
     rest.split_at(rest.find('/').unwrap_or(rest.len()))
 }
@@ -72,34 +78,42 @@ fn parts(url: &str) -> (&str, &str) {
 /// Reads a whole answer, which must be a success with a length.
 fn read_answer(stream: &mut impl Read) -> io::Result<()> {
     let mut got = Vec::with_capacity(4 * 1024);
-    let mut chunk = [0; 4 * 1024];
-    loop {
-        match whole(&got) {
-            Some(true) => return Ok(()),
-            Some(false) => {}
-            None => return Err(io::Error::other(String::from_utf8_lossy(&got).into_owned())),
-        }
+    let mut chunk = [0; 16 * 1024];
+    let mut missing = None;
+    while missing != Some(0) {
         let read = stream.read(&mut chunk)?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        got.extend_from_slice(chunk.get(..read).unwrap_or_default());
+        missing = match missing {
+            Some(left) => Some(left - read.min(left)),
+            None => {
+                got.extend_from_slice(chunk.get(..read).unwrap_or_default());
+                missing_of(&got)?
+            }
+        };
     }
+    Ok(())
 }
 
-/// Whether bytes are a whole answer yet; `None` if they are none that this knows.
-fn whole(got: &[u8]) -> Option<bool> {
+/// How much of an answer is missing, once its head has come.
+fn missing_of(got: &[u8]) -> io::Result<Option<usize>> {
     let Some(end) = got.windows(4).position(|four| four == b"\r\n\r\n") else {
-        return Some(false);
+        return Ok(None);
     };
-    let head = std::str::from_utf8(got.get(..end)?).ok()?;
+    let (head, body) = got.split_at(end + 4);
+    let head = String::from_utf8_lossy(head);
     let length = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         let named = name.eq_ignore_ascii_case("content-length");
         named.then(|| value.trim().parse::<usize>().ok())?
-    })?;
-    head.starts_with("HTTP/1.1 200")
-        .then_some(got.len() >= end + 4 + length)
+    });
+    match length {
+        Some(length) if head.starts_with("HTTP/1.1 200") => {
+            Ok(Some(length.saturating_sub(body.len())))
+        }
+        _ => Err(io::Error::other(head.into_owned())),
+    }
 }
 
 #[cfg(test)]
@@ -108,15 +122,16 @@ mod tests {
 
     #[test]
     fn an_answer_is_whole_with_its_last_byte() {
+        let missing = |answer: &[u8]| missing_of(answer).ok();
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc";
-        assert_eq!(whole(answer), Some(true));
-        assert_eq!(whole(&answer[..answer.len() - 1]), Some(false));
-        assert_eq!(whole(&answer[..20]), Some(false));
+        assert_eq!(missing(answer), Some(Some(0)));
+        assert_eq!(missing(&answer[..answer.len() - 1]), Some(Some(1)));
+        assert_eq!(missing(&answer[..20]), Some(None));
         assert_eq!(
-            whole(b"HTTP/1.1 502 Bad\r\ncontent-length: 0\r\n\r\n"),
+            missing(b"HTTP/1.1 502 Bad\r\ncontent-length: 0\r\n\r\n"),
             None
         );
-        assert_eq!(whole(b"HTTP/1.1 200 OK\r\n\r\n"), None);
+        assert_eq!(missing(b"HTTP/1.1 200 OK\r\n\r\n"), None);
     }
 
     #[test]

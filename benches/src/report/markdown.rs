@@ -163,8 +163,9 @@ fn costs(out: &mut String, found: &Outcome) -> fmt::Result {
         let Cost { way, process, cpu } = cost;
         writeln!(
             out,
-            "| {way} | {process} | {:.3} | {:.3} |",
-            cpu.user, cpu.system
+            "| {way} | {process} | {} | {} |",
+            number(cpu.user),
+            number(cpu.system)
         )?;
     }
     writeln!(out)
@@ -173,6 +174,7 @@ fn costs(out: &mut String, found: &Outcome) -> fmt::Result {
 /// With three digits that say something.
 pub(super) fn number(value: f64) -> String {
     let digits = match value.abs() {
+        below if below < 0.9995 => 3,
         below if below < 9.995 => 2,
         below if below < 99.95 => 1,
         _ => 0,
@@ -191,6 +193,6 @@ mod tests {
     #[test]
     fn numbers_have_three_digits() {
         let written = [0.123, 9.994, 9.996, 42.04, 1_234.5].map(number);
-        assert_eq!(written, ["0.12", "9.99", "10.0", "42.0", "1234"]);
+        assert_eq!(written, ["0.123", "9.99", "10.0", "42.0", "1234"]);
     }
 }

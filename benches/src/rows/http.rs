@@ -12,7 +12,7 @@ use crate::ways::{self, Running, Way};
 /// What one way did in one round.
 struct Found {
     h1: f64,
-    /// CPU-s of each process for 1,000 requests over HTTP/1.1.
+    /// CPU-µs of each process for a request over HTTP/1.1.
     costs: Vec<cost::Cpu>,
     /// Nothing for a way without TLS, which no browser would speak HTTP/2 with.
     tls: Option<(f64, Times)>,
@@ -47,10 +47,10 @@ pub(super) fn requests(lab: &Lab) -> Outcome {
 fn measure(lab: &Lab, way: &Running, steady: f64) -> Found {
     let time = lab.effort.requests;
     let (used, h1) = cost::during(&way.processes, || http::wrk(way, time));
-    let thousands = h1 * time.as_secs_f64() / 1e3;
+    let millions = h1 * time.as_secs_f64() / 1e6;
     Found {
         h1,
-        costs: used.into_iter().map(|cpu| cpu.per(thousands)).collect(),
+        costs: used.into_iter().map(|cpu| cpu.per(millions)).collect(),
         tls: (way.way != Way::Nginx)
             .then(|| (http::h2load(way, time), requests::run(way, steady, time))),
     }
@@ -62,9 +62,9 @@ fn tell(running: &[Running], found: &[Vec<Found>], steady: f64) -> Outcome {
     let mut h2 = Metric::new("HTTP/2, 8 connections × 16 streams", "requests/s").against(peer);
     let name = format!("99th percentile, HTTP/1.1 at a steady {steady:.0}/s");
     let mut p99 = Metric::new(&name, "µs").against(peer);
-    let mut cpu = Metric::new("CPU of the proxies, HTTP/1.1", "s per 1,000 requests").against(peer);
+    let mut cpu = Metric::new("CPU of the proxies, HTTP/1.1", "µs/request").against(peer);
     let mut outcome = Outcome {
-        cost_of: "HTTP/1.1, s per 1,000 requests".to_owned(),
+        cost_of: "HTTP/1.1, µs/request".to_owned(),
         ..Outcome::default()
     };
     for (way, found) in running.iter().zip(found) {

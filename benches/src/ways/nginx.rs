@@ -21,6 +21,8 @@ pub(super) fn pages(site: &Site) -> Result<Pages, String> {
     let root = site.path().join("root");
     fs::create_dir_all(&root).map_err(|error| error.to_string())?;
     fs::write(root.join(super::PAGE), [b'x'; 1_024]).map_err(|error| error.to_string())?;
+    let large = vec![b'x'; 1024 * 1024];
+    fs::write(root.join(super::LARGE), large).map_err(|error| error.to_string())?;
     let port = Port::reserve();
     let server = format!(
         "access_log off; server {{ listen 127.0.0.1:{}; root {}; }}",

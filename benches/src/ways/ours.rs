@@ -14,32 +14,32 @@ use crate::lab::Lab;
 /// Server name of the passthrough.
 pub(super) const BLIND: &str = "blind.example.org";
 
-/// Session of the web pages.
+/// Session of web pages and WebSockets.
 const WEB: &str = "web";
 
-/// A raw port or a passthrough that leads to the origin.
-pub(super) fn start(way: Way, lab: &Lab) -> Running {
+/// Streams that one tunnel over TLS takes, less some for those that are still being closed.
+const STREAMS_PER_TUNNEL: u32 = 450;
+
+/// A raw port, a passthrough or a WebSocket that leads to the origin.
+pub(super) fn start(way: Way, lab: &Lab, clients: u32) -> Running {
     let site = lab.site();
     let raw = Port::reserve();
-    let gateway = gateway(
-        &site,
-        &format!(
-            "[[tcp]]\nlisten = \"127.0.0.1:{}\"\nsession = \"raw\"\n\
-             [[passthrough]]\nsni = \"{BLIND}\"\nsession = \"blind\"\n",
-            raw.number()
-        ),
+    let ports = format!(
+        "[[tcp]]\nlisten = \"127.0.0.1:{}\"\nsession = \"raw\"\n\
+         [[passthrough]]\nsni = \"{BLIND}\"\nsession = \"blind\"\n",
+        raw.number()
     );
+    let gateway = gateway(&site, &[ports, limits(clients)].concat());
+    let protocols = [("raw", "tcp"), ("blind", "tls"), (WEB, "http")];
     let origin = lab.origin.address();
-    let sessions = [
-        session("raw", "tcp", origin),
-        session("blind", "tls", origin),
-    ]
-    .concat();
-    let relay = relay(&site, &gateway, way, &sessions);
-    gateway.wait_session("blind");
+    let sessions = protocols.map(|(id, protocol)| session(id, protocol, origin));
+    let relay = relay(&site, &gateway, (way, clients), &sessions.concat());
+    gateway.wait_session(WEB);
+    let front = gateway.address(Ipv4Addr::LOCALHOST.into());
     let running = if way == Way::Blind {
-        let front = gateway.address(Ipv4Addr::LOCALHOST.into());
         Running::new(way, front).greeting(client_hello(BLIND))
+    } else if way == Way::Upgraded {
+        Running::new(way, front).serving(gateway.session_url(WEB, "/"))
     } else {
         Running::new(way, (Ipv4Addr::LOCALHOST, raw.number()).into())
     };
@@ -47,18 +47,27 @@ pub(super) fn start(way: Way, lab: &Lab) -> Running {
 }
 
 /// HTTPS that the gateway ends, in front of nginx.
-pub(super) fn start_https(lab: &Lab) -> Result<Running, String> {
+pub(super) fn start_https(lab: &Lab, clients: u32) -> Result<Running, String> {
     let site = lab.site();
     let pages = nginx::pages(&site)?;
-    let gateway = gateway(&site, "[limits]\nmax_requests = 1000000\n");
+    let gateway = gateway(&site, &limits(clients));
     let target = (Ipv4Addr::LOCALHOST, pages.port.number()).into();
-    let relay = relay(&site, &gateway, Way::Https, &session(WEB, "http", target));
+    let sessions = session(WEB, "http", target);
+    let relay = relay(&site, &gateway, (Way::Https, clients), &sessions);
     gateway.wait_session(WEB);
     let front = gateway.address(Ipv4Addr::LOCALHOST.into());
     let url = gateway.session_url(WEB, &format!("/{}", super::PAGE));
     let running = Running::new(Way::Https, front).serving(url);
     let running = with_processes(running, gateway, relay);
     Ok(running.keep((pages.daemon, pages.port)).keep(site))
+}
+
+/// All clients come from one address here; a connection is not ended for the number of its requests.
+fn limits(clients: u32) -> String {
+    format!(
+        "[limits]\nconnections_per_source = {}\nmax_requests = 1000000\n",
+        clients + 64
+    )
 }
 
 fn gateway(site: &Site, extra: &str) -> Gateway {
@@ -69,9 +78,10 @@ fn gateway(site: &Site, extra: &str) -> Gateway {
     gateway
 }
 
-fn relay(site: &Site, gateway: &Gateway, way: Way, sessions: &str) -> Relay {
+fn relay(site: &Site, gateway: &Gateway, (way, clients): (Way, u32), sessions: &str) -> Relay {
     let transport = if way == Way::Quic { "quic" } else { "tls" };
-    let config = format!("transport = \"{transport}\"\ntunnels = 1\n{sessions}");
+    let tunnels = clients.div_ceil(STREAMS_PER_TUNNEL);
+    let config = format!("transport = \"{transport}\"\ntunnels = {tunnels}\n{sessions}");
     let mut relay = site.relay_stopped("node", &[gateway], &config);
     relay.start_prepared(quietly);
     relay
