@@ -220,6 +220,45 @@ fn a_chunked_upload_arrives_whole() {
     }
 }
 
+/// What becomes of a large upload whose answer comes first: always the answer, never a broken stream.
+#[test]
+fn an_upload_that_is_answered_early_gets_the_answer() {
+    let site = Site::new();
+    let nginx = Nginx::start(
+        site.path(),
+        "location /small/ { client_max_body_size 1m; dav_methods PUT; }",
+    );
+    // However slowly curl is scheduled, it shall see the answer before it is told to stop.
+    let gateway = site.gateway_with("gw", "127.0.0.1", "[limits]\nlinger = \"60s\"\n");
+    let session = format!(
+        "[[session]]\nid = \"web\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:{}\"\naccess = \"public\"\n",
+        nginx.port.number()
+    );
+    let _relay = site.relay("node-a", &gateway, &session);
+    gateway.wait_session("web");
+    let file = site.path().join("up");
+    drop(random_file(&file, 20_000_000));
+
+    for version in BOTH {
+        for (session, expected) in [("web", 413), ("nothing", 404)] {
+            let url = gateway.session_url(session, "/small/up");
+            let upload = |length: &[&str]| {
+                gateway
+                    .curl()
+                    .arg(version)
+                    .args(&["-H", "Expect:"])
+                    .args(length)
+            };
+            for _ in 0..5 {
+                let known = upload(&["--upload-file"]).arg(&file).arg(&url);
+                drop(known.go().expect(expected));
+                let unknown = upload(&["-H", "Transfer-Encoding: chunked", "--upload-file"]);
+                drop(unknown.arg(&file).arg(&url).go().expect(expected));
+            }
+        }
+    }
+}
+
 #[test]
 fn heavy_a_gibibyte_down_and_up_with_equal_sums() {
     let web = Web::start();

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 
 use crate::access_log::{EndedBy, Record};
 use crate::answer::{self, BadAnswer};
+use crate::client_body::Grace;
 use crate::fields;
 use sallyport_wire::Code;
 
@@ -35,6 +36,7 @@ const GRPC_TRAILERS: [HeaderName; 3] = [
 pub(crate) struct Passing {
     record: Arc<Record>,
     exchange: Arc<Exchange>,
+    grace: Option<Arc<Grace>>,
     format: Format,
     head_only: bool,
     version: Version,
@@ -46,10 +48,12 @@ impl Passing {
         request: &Request<B>,
         record: &Arc<Record>,
         exchange: &Arc<Exchange>,
+        grace: Option<Arc<Grace>>,
     ) -> Self {
         Self {
             record: Arc::clone(record),
             exchange: Arc::clone(exchange),
+            grace,
             format: Format::of(request.headers()),
             head_only: request.method() == Method::HEAD,
             version: request.version(),
@@ -134,6 +138,8 @@ pub(crate) struct Answer {
     record: Arc<Record>,
     /// The gate waits for the next request until this is dropped.
     _exchange: Arc<Exchange>,
+    /// The client's time to stop sending begins when this is dropped.
+    _grace: Option<Arc<Grace>>,
 }
 
 #[derive(Debug)]
@@ -159,6 +165,7 @@ impl Answer {
             kind,
             record: Arc::clone(&passing.record),
             _exchange: Arc::clone(&passing.exchange),
+            _grace: passing.grace.clone(),
         }
     }
 

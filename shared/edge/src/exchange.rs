@@ -22,15 +22,16 @@ use tracing::Span;
 use crate::access_log::{EndedBy, Record};
 use crate::blame::{self, Repeat};
 use crate::client::HttpVersion;
+use crate::client_body::{ClientBody, Grace};
 use crate::download::{Answer, Passing};
-use crate::gate::{Exchange, Handle, Paced};
+use crate::gate::{Exchange, Handle};
 use crate::lease::Lease;
 use crate::opener::{Ask, Found, Opener};
 use crate::reply::{self, Failure, Format};
 use crate::request::{Canonical, Framing};
 use crate::route::{self, Route, Sites};
 use crate::upgrade::{self, Accepted, Opened};
-use crate::upload::{ClientBody, Expectation, Upload};
+use crate::upload::{Expectation, Upload};
 use crate::upstream::{Choice, Upstreams};
 use crate::{ClientInfo, Limits, answer, outgoing, websocket};
 
@@ -90,7 +91,9 @@ impl<O: Opener> Context<O> {
             self.client.address.to_string(),
             &request,
         ));
-        let passing = Passing::to(&request, &record, &exchange);
+        let grace = Grace::new(self.client.http, request.body(), &self.limits, &self.tasks);
+        let passing = Passing::to(&request, &record, &exchange, grace.clone());
+        let request = request.map(|body| ClientBody::new(body, &exchange, &self.limits, grace));
         let outcome = self.answer::<S>(request, &record, &exchange).await;
         let mut response = match outcome {
             Ok(Outcome::Own(response)) => {
@@ -120,7 +123,7 @@ impl<O: Opener> Context<O> {
 
     async fn answer<S: Duplex + 'static>(
         &self,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         record: &Arc<Record>,
         exchange: &Arc<Exchange>,
     ) -> Result<Outcome, Failure> {
@@ -153,7 +156,6 @@ impl<O: Opener> Context<O> {
                 "no upgrade on this connection",
             )),
             (None, _) => {
-                let body = Paced::new(body, exchange, &self.limits);
                 let prefix = routed.prefix.clone();
                 let (answer, lease) = self.forward(routed, body, record).await?;
                 Ok(Outcome::Session {

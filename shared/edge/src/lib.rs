@@ -17,6 +17,7 @@ mod outgoing;
 mod upstream;
 mod lease;
 mod upload;
+mod client_body;
 mod aborting;
 mod executor;
 mod answer;

@@ -68,10 +68,10 @@ pub struct Limits {
     pub max_age: Duration,
     /// Requests of one connection after which it is asked to end (10,000).
     pub max_requests: u64,
-    /// For a client to read the refusal and close (1 s).
+    /// For a client to read a refusal and close, or on HTTP/2 to stop sending what is not wanted any more (1 s).
     #[serde(deserialize_with = "duration")]
     pub linger: Duration,
-    /// Bytes of a refused client that are read and dropped meanwhile (64 KiB).
+    /// Bytes of such a client that are read and dropped meanwhile (64 KiB).
     pub linger_bytes: usize,
 
     /// Streams of one HTTP/2 connection at once (100).

@@ -9,16 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::access_log::Record;
+use crate::client_body::ClientBody;
 use crate::fields;
-use crate::gate::{Paced, PacedError};
-
-/// The body of a request as the gate lets it through.
-pub(crate) type ClientBody = Paced<Incoming>;
+use crate::gate::PacedError;
 
 /// A request's body that broke off, or came too slowly.
 #[derive(Debug, thiserror::Error)]

@@ -52,6 +52,12 @@ impl<B> Paced<B> {
         }
     }
 
+    /// The body itself, unwatched.
+    #[must_use]
+    pub fn into_inner(self) -> B {
+        self.inner
+    }
+
     fn deadline(&mut self, now: Instant) -> Instant {
         let too_slow = self.pace.wait(now);
         if self.answering.load(Ordering::Acquire) {

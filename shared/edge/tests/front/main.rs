@@ -9,6 +9,7 @@ mod app;
 mod harness;
 mod basics;
 mod bodies;
+mod early;
 mod failures;
 mod http2;
 mod streams;
