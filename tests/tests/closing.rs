@@ -115,7 +115,8 @@ struct Served {
 
 fn serve(port: u16) -> Served {
     let site = Site::new();
-    let gateway = site.gateway("gw");
+    // An upload whose session closes is answered early; however slowly curl is scheduled, it shall see that answer.
+    let gateway = site.gateway_with("gw", "127.0.0.1", "[limits]\nlinger = \"60s\"\n");
     let relay = site.relay(
         "node-a",
         &gateway,
