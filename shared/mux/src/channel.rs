@@ -1,0 +1,504 @@
+//! The state of one stream, shared by its handle and the driver.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::ReadBuf;
+use tokio::time::Instant;
+
+use crate::broken::StreamError;
+use crate::header::{Flags, Header, Kind};
+use crate::output::{FULL, Output};
+use crate::schedule::Class;
+use crate::settings::INITIAL_WINDOW;
+use crate::window::{Budget, Path, Window};
+
+/// Payloads up to this size are joined, so that a slow reader holds no more memory than bytes.
+const SMALL: usize = 4 * 1024;
+
+/// A writer that waits goes on once no more than this is queued, so that it comes back rarely and with much.
+const REFILL: usize = 64 * 1024;
+
+/// One stream.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) number: u32,
+    /// Where it stands when it has something to send after a while.
+    pub(crate) class: Class,
+    state: Mutex<State>,
+}
+
+/// What changes.
+#[derive(Debug)]
+pub(crate) struct State {
+    sending: Sending,
+    receiving: Receiving,
+    failed: Option<StreamError>,
+    /// The code that is still to be told.
+    resetting: Option<u32>,
+    scheduled: bool,
+    /// Whether the handle went before the connection forgot the stream.
+    abandoned: bool,
+    /// Whether the connection forgot the stream.
+    forgotten: bool,
+}
+
+#[derive(Debug)]
+struct Sending {
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    /// What the other side still allows.
+    credit: u32,
+    /// `SYN` or `ACK`, until it has left.
+    opening: Flags,
+    end: End,
+    /// Bytes that the other side has read, as far as its credit tells.
+    taken: u64,
+    waker: Option<Waker>,
+}
+
+#[derive(Debug)]
+struct Receiving {
+    queue: VecDeque<Bytes>,
+    unread: usize,
+    window: Window,
+    /// Credit that is due.
+    due: bool,
+    ended: bool,
+    waker: Option<Waker>,
+}
+
+/// How far our direction's end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    Wanted,
+    Sent,
+}
+
+/// What a change makes necessary, once the state is unlocked.
+#[derive(Debug, Default)]
+#[must_use]
+pub(crate) struct After {
+    /// Whether the channel must be scheduled.
+    pub(crate) schedule: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl After {
+    pub(crate) fn wake(self) {
+        for waker in [self.reader, self.writer].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+}
+
+/// What a turn left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// There is more to send.
+    More,
+    /// There is nothing to send now.
+    Nothing,
+    /// The stream is over on the connection.
+    Over,
+}
+
+impl Channel {
+    /// A stream that begins with these flags: `SYN` if it is ours, `ACK` if it is theirs.
+    pub(crate) fn new(number: u32, class: Class, opening: Flags, now: Instant) -> Self {
+        let sending = Sending {
+            queue: VecDeque::new(),
+            queued: 0,
+            credit: INITIAL_WINDOW,
+            opening,
+            end: End::Open,
+            taken: 0,
+            waker: None,
+        };
+        let receiving = Receiving {
+            queue: VecDeque::new(),
+            unread: 0,
+            window: Window::new(now),
+            due: false,
+            ended: false,
+            waker: None,
+        };
+        let state = Mutex::new(State {
+            sending,
+            receiving,
+            failed: None,
+            resetting: None,
+            scheduled: false,
+            abandoned: false,
+            forgotten: false,
+        });
+        Self {
+            number,
+            class,
+            state,
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    // What the handle does.
+
+    /// Reads what is there; nothing read means that the other side finished in order.
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        lost: bool,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        while buf.remaining() > 0
+            && let Some(front) = self.receiving.queue.front_mut()
+        {
+            let bytes = front.len().min(buf.remaining());
+            buf.put_slice(front.get(..bytes).unwrap_or_default());
+            front.advance(bytes);
+            if front.is_empty() {
+                self.receiving.queue.pop_front();
+            }
+        }
+        if buf.filled().len() > before || self.receiving.ended {
+            return Poll::Ready(Ok(()));
+        }
+        match self.failure(lost) {
+            Some(error) => Poll::Ready(Err(error.into())),
+            None => {
+                self.receiving.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// So many bytes were read: true if credit is due and the channel must be scheduled for it.
+    pub(crate) fn was_read(&mut self, bytes: usize) -> bool {
+        self.receiving.unread -= bytes.min(self.receiving.unread);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if self.receiving.window.read(bytes) && !self.receiving.ended {
+            self.receiving.due = true;
+        }
+        self.receiving.due && self.schedule()
+    }
+
+    /// Room for bytes to be written, up to `most` in the queue.
+    pub(crate) fn poll_room(
+        &mut self,
+        cx: &Context<'_>,
+        most: usize,
+        lost: bool,
+    ) -> Poll<io::Result<usize>> {
+        if let Some(error) = self.failure(lost) {
+            return Poll::Ready(Err(error.into()));
+        }
+        if self.sending.end != End::Open {
+            return Poll::Ready(Err(StreamError::Closed.into()));
+        }
+        let room = most.saturating_sub(self.sending.queued);
+        if room == 0 {
+            self.sending.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(room))
+    }
+
+    /// Queues bytes, true if the channel must be scheduled.
+    pub(crate) fn write(&mut self, bytes: Bytes) -> bool {
+        self.sending.queued += bytes.len();
+        push(&mut self.sending.queue, bytes);
+        self.has_turn() && self.schedule()
+    }
+
+    /// Says that there is no more; ready once that, and all before it, was given to the connection.
+    pub(crate) fn poll_finish(
+        &mut self,
+        cx: &Context<'_>,
+        lost: bool,
+    ) -> (Poll<io::Result<()>>, bool) {
+        if self.sending.end == End::Sent {
+            return (Poll::Ready(Ok(())), false);
+        }
+        if let Some(error) = self.failure(lost) {
+            return (Poll::Ready(Err(error.into())), false);
+        }
+        self.sending.end = End::Wanted;
+        self.sending.waker = Some(cx.waker().clone());
+        (Poll::Pending, self.schedule())
+    }
+
+    /// Gives up whatever has not ended; what waits to be sent is dropped. Says what else is to be done.
+    pub(crate) fn abort(&mut self, code: u32) -> After {
+        if self.is_over() || self.failed.is_some() {
+            return After::default();
+        }
+        self.fail(StreamError::Closed);
+        if !self.sending.opening.has(Flags::SYN) {
+            self.resetting = Some(code);
+        }
+        After {
+            schedule: self.schedule(),
+            reader: self.receiving.waker.take(),
+            writer: self.sending.waker.take(),
+        }
+    }
+
+    /// The handle is gone: says how many bytes nobody will read, and whether the connection still has the stream.
+    pub(crate) fn release(&mut self) -> (usize, bool) {
+        self.abandoned = !self.forgotten;
+        (self.discard(), self.abandoned)
+    }
+
+    /// The connection forgets the stream: true if its handle had gone before.
+    pub(crate) fn forget(&mut self, budget: &Budget) -> bool {
+        self.forgotten = true;
+        self.receiving.window.close(budget);
+        std::mem::take(&mut self.abandoned)
+    }
+
+    /// Bytes that the other side has read, as far as its credit tells; it may have read up to a window more.
+    pub(crate) const fn taken(&self) -> u64 {
+        self.sending.taken
+    }
+
+    // What the driver does.
+
+    /// Payload arrived; `Err` if it is more than was allowed. False in the answer means that nobody wants it.
+    pub(crate) fn receive(&mut self, payload: &[u8]) -> Result<(bool, After), &'static str> {
+        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        if !self.receiving.window.receive(length) {
+            return Err("more data than the window allows");
+        }
+        if self.receiving.ended {
+            return Err("data after the end of a stream");
+        }
+        if self.failed.is_some() {
+            return Ok((false, After::default()));
+        }
+        self.receiving.unread += payload.len();
+        push(&mut self.receiving.queue, Bytes::copy_from_slice(payload));
+        let after = After {
+            reader: self.receiving.waker.take(),
+            ..After::default()
+        };
+        Ok((true, after))
+    }
+
+    /// The other side finished.
+    pub(crate) fn finished(&mut self) -> After {
+        self.receiving.ended = true;
+        After {
+            reader: self.receiving.waker.take(),
+            ..After::default()
+        }
+    }
+
+    /// The other side gave up. What it had finished before can still be read.
+    pub(crate) fn reset(&mut self, code: u32) -> (After, usize) {
+        self.resetting = None;
+        self.fail(StreamError::Reset(code));
+        let unread = if self.receiving.ended {
+            0
+        } else {
+            self.discard()
+        };
+        (self.stop(), unread)
+    }
+
+    /// This side gives the stream up because nobody reads it: returns the bytes that were freed.
+    pub(crate) fn give_up(&mut self, code: u32) -> (After, usize) {
+        self.fail(StreamError::Unread);
+        self.resetting = Some(code);
+        let unread = self.discard();
+        let schedule = self.schedule();
+        let after = After {
+            schedule,
+            ..self.stop()
+        };
+        (after, unread)
+    }
+
+    /// The connection is gone, or the stream failed: whoever waits looks again.
+    pub(crate) fn stop(&mut self) -> After {
+        After {
+            schedule: false,
+            reader: self.receiving.waker.take(),
+            writer: self.sending.waker.take(),
+        }
+    }
+
+    /// The other side allows more.
+    pub(crate) fn credit(&mut self, bytes: u32, grown: bool) -> After {
+        self.sending.credit = self.sending.credit.saturating_add(bytes);
+        if !grown {
+            self.sending.taken += u64::from(bytes);
+        }
+        After {
+            schedule: self.has_turn() && self.schedule(),
+            ..After::default()
+        }
+    }
+
+    /// Gives the frames of one turn to `output`.
+    pub(crate) fn turn(
+        &mut self,
+        (number, class): (u32, Class),
+        output: &mut Output,
+        path: Path<'_>,
+    ) -> (Left, After) {
+        if let Some(code) = self.resetting.take() {
+            output.push(frame(Kind::Window, Flags::RST, number, code), Bytes::new());
+        }
+        if self.failed.is_some() {
+            self.scheduled = false;
+            return (Left::Over, self.stop());
+        }
+        self.send_credit(number, output, path);
+        let writer = self.send_data(number, output);
+        let after = After {
+            writer,
+            ..After::default()
+        };
+        if self.is_over() {
+            self.scheduled = false;
+            return (Left::Over, after);
+        }
+        // A stream that is sparse keeps its place among the others for one round (RFC 8290 §4.2): whoever empties its
+        // queue all the time would else be first all the time.
+        let more = self.has_turn() || class == Class::Sparse;
+        self.scheduled = more;
+        (if more { Left::More } else { Left::Nothing }, after)
+    }
+
+    pub(crate) fn unread(&self) -> usize {
+        self.receiving.unread
+    }
+
+    /// Both directions have ended in order, or the stream has failed and that was told.
+    pub(crate) fn is_over(&self) -> bool {
+        let ended = self.receiving.ended && self.sending.end == End::Sent;
+        (ended || self.failed.is_some()) && self.resetting.is_none()
+    }
+
+    fn send_credit(&mut self, number: u32, output: &mut Output, path: Path<'_>) {
+        if !std::mem::take(&mut self.receiving.due) {
+            return;
+        }
+        let Some(grant) = self.receiving.window.grant(self.receiving.unread, path) else {
+            return;
+        };
+        let credits = [(grant.read, Flags::NONE), (grant.grown, Flags::GROWN)];
+        for (bytes, flags) in credits.into_iter().filter(|(bytes, _)| *bytes > 0) {
+            let flags = flags | std::mem::take(&mut self.sending.opening);
+            output.push(frame(Kind::Window, flags, number, bytes), Bytes::new());
+        }
+    }
+
+    /// One frame of data, or the end. Gives the writer's waker once it should go on.
+    fn send_data(&mut self, number: u32, output: &mut Output) -> Option<Waker> {
+        let sending = &mut self.sending;
+        let most = FULL.min(sending.credit as usize);
+        let payload = take(&mut sending.queue, most);
+        sending.queued -= payload.len();
+        let length = u32::try_from(payload.len()).unwrap_or_default();
+        sending.credit -= length;
+        let last = sending.end == End::Wanted && sending.queue.is_empty();
+        if payload.is_empty() && !last {
+            return None;
+        }
+        let mut flags = std::mem::take(&mut sending.opening);
+        if last {
+            flags = flags | Flags::FIN;
+            sending.end = End::Sent;
+        }
+        output.push(frame(Kind::Data, flags, number, length), payload);
+        let refill = sending.end == End::Open && sending.queued <= REFILL;
+        sending.waker.take_if(|_| last || refill)
+    }
+
+    fn has_turn(&self) -> bool {
+        let sending = &self.sending;
+        let data = !sending.queue.is_empty() && sending.credit > 0;
+        let end = sending.end == End::Wanted && sending.queue.is_empty();
+        data || end || self.receiving.due || self.resetting.is_some()
+    }
+
+    const fn schedule(&mut self) -> bool {
+        !std::mem::replace(&mut self.scheduled, true)
+    }
+
+    fn fail(&mut self, error: StreamError) {
+        self.failed.get_or_insert(error);
+        self.sending.queue = VecDeque::new();
+        self.sending.queued = 0;
+    }
+
+    fn discard(&mut self) -> usize {
+        self.receiving.queue = VecDeque::new();
+        std::mem::take(&mut self.receiving.unread)
+    }
+
+    fn failure(&self, lost: bool) -> Option<StreamError> {
+        self.failed.or_else(|| lost.then_some(StreamError::Lost))
+    }
+}
+
+const fn frame(kind: Kind, flags: Flags, stream: u32, length: u32) -> Header {
+    Header {
+        kind,
+        flags,
+        stream,
+        length,
+    }
+}
+
+/// Appends bytes. Small pieces are joined with the last one.
+fn push(queue: &mut VecDeque<Bytes>, bytes: Bytes) {
+    if bytes.is_empty() {
+        return;
+    }
+    let last = queue.pop_back_if(|last| last.len().max(bytes.len()) <= SMALL);
+    let Some(last) = last else {
+        return queue.push_back(bytes);
+    };
+    let mut joined = BytesMut::from(last);
+    joined.extend_from_slice(&bytes);
+    queue.push_back(joined.freeze());
+}
+
+/// The first bytes of a queue: from one piece as they are, joined if the pieces are small.
+fn take(queue: &mut VecDeque<Bytes>, most: usize) -> Bytes {
+    let Some(front) = queue.front_mut() else {
+        return Bytes::new();
+    };
+    if front.len() > most {
+        return front.split_to(most);
+    }
+    let first = queue.pop_front().unwrap_or_default();
+    if queue.is_empty() || first.len() > SMALL {
+        return first;
+    }
+    let mut joined = BytesMut::with_capacity(most.min(FULL));
+    joined.extend_from_slice(&first);
+    while joined.len() < most
+        && let Some(next) = queue.front_mut()
+    {
+        let bytes = next.len().min(most - joined.len());
+        joined.extend_from_slice(next.get(..bytes).unwrap_or_default());
+        next.advance(bytes);
+        if next.is_empty() {
+            queue.pop_front();
+        }
+    }
+    joined.freeze()
+}

@@ -1,0 +1,122 @@
+//! One stream: bytes both ways, each way ended on its own.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::channel::Channel;
+use crate::mux::Shared;
+
+/// One stream: bytes both ways, each way ended on its own.
+///
+/// A read ends with nothing only if the other side finished in order; all else is an error whose source is a
+/// [`StreamError`](crate::StreamError). Shutdown is done once everything has left; a stream dropped before that, or
+/// before the other side's end, is aborted with code 0.
+pub struct Stream {
+    channel: Arc<Channel>,
+    shared: Arc<Shared>,
+}
+
+impl Stream {
+    pub(crate) const fn new(channel: Arc<Channel>, shared: Arc<Shared>) -> Self {
+        Self { channel, shared }
+    }
+
+    /// Number of the stream on its connection, the same at both ends.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.channel.number
+    }
+
+    /// Gives the stream up in both directions: the other side's reads and writes fail with `code`.
+    pub fn abort(&self, code: u32) {
+        let after = self.channel.lock().abort(code);
+        self.shared.settle(&self.channel, after);
+    }
+
+    /// Bytes that the other side's reader has taken, as far as its credit tells: never more than it has, and less by a
+    /// window at most.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.channel.lock().taken()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let mut state = self.channel.lock();
+        ready!(state.poll_read(cx, buf, self.shared.is_lost()))?;
+        let read = buf.filled().len() - before;
+        let schedule = state.was_read(read);
+        drop(state);
+        self.shared.sub_unread(read);
+        if schedule {
+            self.shared.schedule(&self.channel);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let (most, lost) = (self.shared.settings.unsent, self.shared.is_lost());
+        let room = ready!(self.channel.lock().poll_room(cx, most, lost))?;
+        let bytes = buf.get(..room).unwrap_or(buf);
+        // Copied before the state is locked again; only this handle adds to the queue, so the room is still there.
+        let copied = Bytes::copy_from_slice(bytes);
+        if self.channel.lock().write(copied) {
+            self.shared.schedule(&self.channel);
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    /// What is written leaves by itself.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (finished, schedule) = self.channel.lock().poll_finish(cx, self.shared.is_lost());
+        if schedule {
+            self.shared.schedule(&self.channel);
+        }
+        finished
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut state = self.channel.lock();
+        let after = state.abort(0);
+        let (unread, abandoned) = state.release();
+        if abandoned {
+            self.shared.abandon(); // before the driver can forget the channel
+        }
+        drop(state);
+        self.shared.sub_unread(unread);
+        self.shared.settle(&self.channel, after);
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stream").field(&self.number()).finish()
+    }
+}

@@ -1,0 +1,134 @@
+//! Who sends when, and what is told about it.
+
+use std::time::Duration;
+
+use sallyport_mux::{Role, Settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use crate::support::{end, pair, soon, stream};
+
+/// The next frame: flags, stream and length of its header; payload is skipped.
+async fn frame(io: &mut DuplexStream) -> (u8, u16, u32, u32) {
+    let mut header = [0; 12];
+    soon(io.read_exact(&mut header)).await.expect("a frame");
+    let flags = u16::from_be_bytes([header[2], header[3]]);
+    let stream = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+    let length = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
+    if header[1] == 0 {
+        io.read_exact(&mut vec![0; length as usize])
+            .await
+            .expect("payload");
+    }
+    (header[1], flags, stream, length)
+}
+
+#[tokio::test]
+async fn opening_costs_no_frame_of_its_own() {
+    let (here, mut there) = duplex(64 * 1024);
+    let client = end(here, Role::Client, Settings::default());
+    let mut opened = client.mux.open().expect("live");
+    opened.write_all(b"hello").await.expect("live");
+    assert_eq!(frame(&mut there).await, (0, 1, 1, 5), "data with SYN");
+    opened.shutdown().await.expect("live");
+    assert_eq!(frame(&mut there).await, (0, 4, 1, 0), "the end");
+    let mut whole = client.mux.open().expect("live");
+    whole.write_all(b"hello").await.expect("live");
+    whole.shutdown().await.expect("live");
+    assert_eq!(frame(&mut there).await, (0, 5, 3, 5), "all in one");
+}
+
+#[tokio::test]
+async fn a_sparse_stream_goes_before_bulk_that_waits() {
+    let (here, mut there) = duplex(16);
+    let client = end(here, Role::Client, Settings::default());
+    let mut bulk = client.mux.open().expect("live");
+    bulk.write_all(&[0; 128 * 1024]).await.expect("live");
+    tokio::task::yield_now().await; // the first batch is on its way
+    let mut sparse = client.mux.open().expect("live");
+    sparse.write_all(b"key").await.expect("live");
+    let mut order = Vec::new();
+    while order.last() != Some(&3) {
+        order.push(frame(&mut there).await.2);
+    }
+    assert!(
+        order.len() <= 6,
+        "{order:?}: no more than one batch goes before"
+    );
+}
+
+#[tokio::test]
+async fn bulk_streams_share_evenly() {
+    let (here, mut there) = duplex(16);
+    let client = end(here, Role::Client, Settings::default());
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut stream = client.mux.open().expect("live");
+        stream.write_all(&[0; 128 * 1024]).await.expect("live");
+        streams.push(stream);
+    }
+    let mut bytes = [0; 8];
+    for _ in 0..28 {
+        let (_, _, stream, length) = frame(&mut there).await;
+        bytes[stream as usize] += length;
+    }
+    let shares: Vec<_> = [1, 3, 5, 7].map(|number| bytes[number]).to_vec();
+    let (least, most) = (shares.iter().min(), shares.iter().max());
+    let spread = most.expect("four") - least.expect("four");
+    assert!(spread <= 5 * 16 * 1024, "{shares:?}");
+}
+
+#[tokio::test]
+async fn a_window_grows_where_the_path_is_long() {
+    let (client, server) = pair(64 * 1024, &Settings::default());
+    let (mut opened, mut taken) = stream(&client, &server).await;
+    let total = 64 * 1024 * 1024;
+    let writing = async {
+        let chunk = vec![0; 64 * 1024];
+        for _ in 0..total / chunk.len() {
+            opened.write_all(&chunk).await.expect("live");
+        }
+        opened.shutdown().await.expect("live");
+        opened.taken()
+    };
+    let reading = async {
+        let mut got = 0;
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            let read = taken.read(&mut buffer).await.expect("live");
+            if read == 0 {
+                return got;
+            }
+            got += read;
+        }
+    };
+    let (taken_by_then, got) = soon(async { tokio::join!(writing, reading) }).await;
+    assert_eq!(got, total);
+    assert!(
+        taken_by_then <= total as u64 + 1,
+        "never ahead of the reader"
+    );
+    assert!(
+        server.mux.figures().rtt.is_some(),
+        "the round trip was measured"
+    );
+}
+
+#[tokio::test]
+async fn what_was_taken_is_never_ahead_of_the_reader() {
+    let (client, server) = pair(1024 * 1024, &Settings::default());
+    let (mut opened, mut taken) = stream(&client, &server).await;
+    opened.write_all(&[0; 200 * 1024]).await.expect("live");
+    let mut read = 1;
+    for _ in 0..20 {
+        taken
+            .read_exact(&mut vec![0; 10 * 1024])
+            .await
+            .expect("bytes");
+        read += 10 * 1024;
+        tokio::time::timeout(Duration::from_millis(1), opened.read_u8())
+            .await
+            .expect_err("nothing comes");
+        assert!(opened.taken() <= read, "{} of {read}", opened.taken());
+    }
+    assert!(opened.taken() >= 128 * 1024, "half a window was told");
+}
