@@ -147,11 +147,9 @@ impl Attendance {
                 self.member.drain();
             }
             ControlKind::Rotate(rotate) => self.renew(&rotate).await,
-            ControlKind::Advertised(_)
-            | ControlKind::Ping(_)
-            | ControlKind::Pong(_)
-            | ControlKind::Finish(_)
-            | ControlKind::Reset(_) => debug!("a message that a relay does not send was skipped"),
+            ControlKind::Advertised(_) | ControlKind::Ping(_) | ControlKind::Pong(_) => {
+                debug!("a message that a relay does not send was skipped")
+            }
         }
     }
 

@@ -141,7 +141,7 @@ impl Gateway {
         let certs = Reloading::new(files::identity(&config)?);
         let hub = hub(config, &budget, &metrics, house.child())?;
         let settings = Arc::new(Settings {
-            open_tls: hub.config().tunnels.streams,
+            open: hub.config().tunnels.streams,
             ..Settings::gateway()
         });
         let tls = Tls {

@@ -29,7 +29,7 @@ use crate::streams::Streams;
 const LAST_STEPS: Duration = Duration::from_secs(5);
 
 /// Streams of a QUIC tunnel beyond those that it carries: for probes, and to be refused instead of held up.
-const QUIC_HEADROOM: u32 = 16;
+const HEADROOM: u32 = 16;
 
 /// Why a relay does not start.
 #[derive(Debug, thiserror::Error)]
@@ -166,11 +166,9 @@ fn outfit(
 ) -> Result<Arc<Outfit>, StartError> {
     let state = places::state_dir(&config.path);
     make_state(&state)?;
+    let most = config.limits.streams_per_tunnel.saturating_add(HEADROOM);
     let settings = Settings {
-        accept_quic: config
-            .limits
-            .streams_per_tunnel
-            .saturating_add(QUIC_HEADROOM),
+        accept: usize::try_from(most).unwrap_or(usize::MAX),
         ..Settings::relay()
     };
     Ok(Arc::new(Outfit {

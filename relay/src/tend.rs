@@ -190,9 +190,7 @@ impl Tender {
             | ControlKind::Advertise(_)
             | ControlKind::Ping(_)
             | ControlKind::Pong(_)
-            | ControlKind::Rotate(_)
-            | ControlKind::Finish(_)
-            | ControlKind::Reset(_) => debug!("a control message that is not for a relay"),
+            | ControlKind::Rotate(_) => debug!("a control message that is not for a relay"),
         }
     }
 

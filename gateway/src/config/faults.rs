@@ -11,8 +11,8 @@ use super::{Destination, Flows, Passthrough, Raw, Tunnels, WrittenPassthrough, W
 /// Most tables of one kind: each listener costs descriptors and a task.
 const MOST_LISTENERS: usize = 1_024;
 
-/// The yamux crate ends a connection with more streams.
-const MOST_STREAMS: usize = 500;
+/// What a relay takes.
+const MOST_STREAMS: usize = 4_096;
 
 /// Everything that is wrong with a file, so that it is mended in one go.
 #[derive(Debug, Default)]
@@ -140,7 +140,7 @@ impl Faults {
             self.add("`tunnels.prove_address_at` is a share in percent, at most 100");
         }
         if tunnels.streams > MOST_STREAMS {
-            self.add("`tunnels.streams` is at most 500: more would end a tunnel over TLS");
+            self.add("`tunnels.streams` is at most 4096: a relay takes no more");
         }
     }
 

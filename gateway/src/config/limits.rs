@@ -54,7 +54,7 @@ impl Default for Tunnels {
             most: 8_192,
             per_node: 8,
             sessions: 2_048,
-            streams: 500,
+            streams: 4_096,
             names: 65_536,
             names_per_key: 4_096,
             lost_homes: 65_536,

@@ -1,4 +1,4 @@
-//! The control stream: messages of the tunnel's owner, pings, and words about streams, in one task.
+//! The control stream: messages of the tunnel's owner and pings, in one task.
 //!
 //! It also decides that a peer is dead: one that was not heard for long enough, whatever TCP still believes.
 
@@ -7,15 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
 use futures::FutureExt;
-use sallyport_wire::message::{Control, ControlKind, Ping, Reset};
+use sallyport_wire::message::{Control, ControlKind, Ping};
 use sallyport_wire::{Code, MAX_CONTROL, frame};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use crate::ends::Ends;
 use crate::life::{Closed, Life};
-use crate::mux::CONTROL;
 use crate::settings::Settings;
 
 /// Messages that leave in one write.
@@ -33,8 +31,6 @@ pub(crate) struct Loop {
     out: mpsc::Receiver<ControlKind>,
     inbox: mpsc::Sender<ControlKind>,
     life: Arc<Life>,
-    /// Only where streams cannot tell their ends themselves.
-    ends: Option<Arc<Ends>>,
     settings: Arc<Settings>,
     pong: Pong,
     pinged: Mutex<Option<(u64, Instant)>>,
@@ -48,11 +44,7 @@ struct Pong {
 }
 
 /// A control loop and its desk.
-pub(crate) fn begin(
-    life: &Arc<Life>,
-    ends: Option<&Arc<Ends>>,
-    settings: &Arc<Settings>,
-) -> (Desk, Loop) {
+pub(crate) fn begin(life: &Arc<Life>, settings: &Arc<Settings>) -> (Desk, Loop) {
     let (out, sending) = mpsc::channel(settings.control_queue);
     let (inbox, received) = mpsc::channel(settings.control_queue);
     let desk = Desk {
@@ -63,7 +55,6 @@ pub(crate) fn begin(
         out: sending,
         inbox,
         life: Arc::clone(life),
-        ends: ends.cloned(),
         settings: Arc::clone(settings),
         pong: Pong::default(),
         pinged: Mutex::new(None),
@@ -72,7 +63,7 @@ pub(crate) fn begin(
 }
 
 impl Loop {
-    /// Runs until the tunnel ends, and says farewell. No stream means that there was none in time.
+    /// Runs until the tunnel ends; its connection then says farewell. No stream means that there was none in time.
     pub(crate) async fn run<R, W>(mut self, stream: Option<(R, W)>)
     where
         R: AsyncRead + Unpin,
@@ -94,22 +85,16 @@ impl Loop {
         if let Some(closed) = closed {
             self.end(closed).await;
         }
-        if let Some(ends) = &self.ends {
-            ends.wake_all();
-            self.part(&mut writer).await;
-        }
     }
 
-    /// Ends the tunnel, unless its connection knows better why.
+    /// Ends the tunnel, unless its connection says better why in a moment.
     async fn end(&self, closed: Closed) {
         if closed.code != Code::TunnelLost {
             return self.life.end(closed.code, closed.cause);
         }
-        if self.ends.is_none() {
-            let ended = self.life.ending().cancelled();
-            drop(timeout(self.settings.close_within, ended).await);
-        }
-        self.life.lose(&closed.cause);
+        let ended = self.life.ending().cancelled();
+        drop(timeout(self.settings.close_within, ended).await);
+        self.life.end(closed.code, closed.cause);
     }
 
     /// Hears the other side until it breaks off or breaks the protocol.
@@ -137,27 +122,13 @@ impl Loop {
 
     /// Deals with one message, or says why the tunnel must end.
     fn hear(&self, kind: ControlKind) -> Option<Closed> {
-        match (kind, &self.ends) {
-            (ControlKind::Ping(ping), _) => self.pong.ask(ping.number),
-            (ControlKind::Pong(ping), _) => self.echoed(ping.number),
-            (ControlKind::Finish(finish), Some(ends)) => ends.finished(finish),
-            (ControlKind::Reset(reset), Some(_)) if reset.stream == CONTROL => {
-                return Some(Closed {
-                    code: Code::from_number(reset.code),
-                    cause: "closed by the other side".to_owned(),
-                });
-            }
-            (ControlKind::Reset(reset), Some(ends)) => ends.reset(reset),
-            (ControlKind::Finish(_) | ControlKind::Reset(_), None) => {
-                return Some(protocol("a word about a stream that can speak for itself"));
-            }
-            (
-                kind @ (ControlKind::Advertise(_)
-                | ControlKind::Advertised(_)
-                | ControlKind::Drain(_)
-                | ControlKind::Rotate(_)),
-                _,
-            ) => {
+        match kind {
+            ControlKind::Ping(ping) => self.pong.ask(ping.number),
+            ControlKind::Pong(ping) => self.echoed(ping.number),
+            kind @ (ControlKind::Advertise(_)
+            | ControlKind::Advertised(_)
+            | ControlKind::Drain(_)
+            | ControlKind::Rotate(_)) => {
                 if self.inbox.try_send(kind).is_err() {
                     return Some(Closed {
                         code: Code::Limit,
@@ -196,13 +167,11 @@ impl Loop {
                     pings += 1;
                     self.ping(pings)
                 }
-                word = self.word() => word,
                 Some(message) = out.recv() => message,
             };
             add(&mut batch, message);
             for _ in 1..TOGETHER {
-                let word = self.ends.as_ref().and_then(|ends| ends.take());
-                let Some(message) = word.or_else(|| out.recv().now_or_never().flatten()) else {
+                let Some(message) = out.recv().now_or_never().flatten() else {
                     break;
                 };
                 add(&mut batch, message);
@@ -211,7 +180,11 @@ impl Loop {
             match timeout(self.settings.control_write_within, sending).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return lost(format!("control stream: {error}")),
-                Err(_elapsed) => return lost("the control stream is blocked"),
+                Err(_elapsed) => {
+                    let blocked = lost("the control stream is blocked");
+                    self.life.end(blocked.code, blocked.cause.clone());
+                    return blocked;
+                }
             }
         }
     }
@@ -220,13 +193,6 @@ impl Loop {
         let mut pinged = self.pinged.lock().unwrap_or_else(PoisonError::into_inner);
         *pinged = Some((number, Instant::now()));
         ControlKind::Ping(Ping { number })
-    }
-
-    async fn word(&self) -> ControlKind {
-        match &self.ends {
-            Some(ends) => ends.unsent().await,
-            None => std::future::pending().await,
-        }
     }
 
     /// Ends the tunnel once the peer was silent for too long.
@@ -239,28 +205,6 @@ impl Loop {
                 return self.life.end(Code::TunnelLost, cause);
             }
             sleep_until(dead_at).await;
-        }
-    }
-
-    /// The last word: the control stream itself is given up, with the code of the end.
-    async fn part(&self, writer: &mut (impl AsyncWrite + Unpin)) {
-        let code = self.life.over().map_or(Code::Closed, |closed| closed.code);
-        let mut last = BytesMut::new();
-        let words = std::iter::from_fn(|| self.ends.as_ref().and_then(|ends| ends.take()));
-        for word in words.take(TOGETHER) {
-            add(&mut last, word);
-        }
-        let reset = Reset {
-            stream: CONTROL,
-            code: code.number(),
-        };
-        add(&mut last, ControlKind::Reset(reset));
-        let sending = send(writer, &mut last);
-        if !matches!(
-            timeout(self.settings.close_within, sending).await,
-            Ok(Ok(()))
-        ) {
-            tracing::trace!("the tunnel ended without a farewell");
         }
     }
 }
@@ -334,9 +278,8 @@ mod tests {
     /// Runs a loop over a pipe that holds `room` bytes until the tunnel ends or `test` does.
     async fn with_loop<T>(room: usize, test: impl AsyncFnOnce(&mut Running) -> T) -> T {
         let life = Arc::new(Life::new());
-        let ends = Arc::new(Ends::new(true));
         let settings = Arc::new(Settings::relay());
-        let (desk, control) = begin(&life, Some(&ends), &settings);
+        let (desk, control) = begin(&life, &settings);
         let (ours, peer) = duplex(room);
         let mut running = Running { life, desk, peer };
         let (tested, ()) = tokio::join!(
@@ -391,10 +334,7 @@ mod tests {
             closed.expect("an end").cause,
             "the control stream is blocked"
         );
-        assert_eq!(
-            begun.elapsed(),
-            Duration::from_secs(10) + Duration::from_secs(1)
-        );
+        assert_eq!(begun.elapsed(), Duration::from_secs(10));
     }
 
     #[tokio::test(start_paused = true)]
@@ -442,21 +382,6 @@ mod tests {
             say(&mut running.peer, ControlKind::Ping(Ping { number: 5 })).await;
             while next(&mut running.peer).await != ControlKind::Pong(Ping { number: 5 }) {}
             assert!(running.life.over().is_none());
-        })
-        .await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_last_word_says_why() {
-        with_loop(4_096, async |running| {
-            running.life.end(Code::Superseded, "a newer one came");
-            loop {
-                if let ControlKind::Reset(reset) = next(&mut running.peer).await {
-                    assert_eq!(reset.stream, CONTROL);
-                    assert_eq!(reset.code, Code::Superseded.number());
-                    return;
-                }
-            }
         })
         .await;
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use sallyport_certs::{Trust, tunnel_client_config};
+use sallyport_mux::Role;
 use sallyport_ops::Tasks;
 use sallyport_wire::message::{Hello, Reply, ReplyKind, Welcome};
 use sallyport_wire::{ALPN, BINDING_LABEL, BINDING_LEN, Code, MAX_HELLO};
@@ -121,8 +122,7 @@ impl Dialer {
             remote,
             binding,
         };
-        let mode = yamux::Mode::Client;
-        let tunnel = tunnel::over_tls(tls, mode, facts, &self.settings, &self.tasks);
+        let tunnel = tunnel::over_tls(tls, Role::Client, facts, &self.settings, &self.tasks);
         Ok(Dialled { tunnel, welcome })
     }
 

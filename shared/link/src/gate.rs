@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sallyport_mux::Role;
 use sallyport_ops::Tasks;
 use sallyport_ops::listen::canonical;
 use sallyport_wire::message::{Hello, Refused, Reply, ReplyKind, Welcome};
@@ -94,7 +95,7 @@ where
         remote: peer,
         binding,
     };
-    let tunnel = tunnel::over_tls(tls, yamux::Mode::Server, facts, settings, tasks);
+    let tunnel = tunnel::over_tls(tls, Role::Server, facts, settings, tasks);
     Ok((tunnel, hello))
 }
 
@@ -120,7 +121,7 @@ pub async fn accept_quic<G: Gatekeeper>(
         }
     };
     // Besides the control stream, which lasts as long as the tunnel.
-    let theirs = quinn::VarInt::from_u32(settings.accept_quic.saturating_add(1));
+    let theirs = quinn::VarInt::from_u32(settings.streams_of_theirs().saturating_add(1));
     connection.set_max_concurrent_bi_streams(theirs);
     connection.set_receive_window(quinn::VarInt::from_u32(settings.quic_window));
     let tunnel = tunnel::over_quic(connection, streams, facts, settings, tasks);

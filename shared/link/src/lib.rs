@@ -27,8 +27,6 @@ pub mod stream;
 mod control;
 mod raw;
 mod over_tls;
-mod mux;
-mod ends;
 mod quic;
 mod over_quic;
 mod framed;

@@ -33,7 +33,6 @@ pub(crate) struct Life {
     rtt_us: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
-    suspicion: OnceLock<String>,
     over: OnceLock<Closed>,
     ending: CancellationToken,
     farewell: CancellationToken,
@@ -47,7 +46,6 @@ impl Life {
             rtt_us: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
-            suspicion: OnceLock::new(),
             over: OnceLock::new(),
             ending: CancellationToken::new(),
             farewell: CancellationToken::new(),
@@ -60,17 +58,6 @@ impl Life {
         if self.over.set(Closed { code, cause }).is_ok() {
             self.ending.cancel();
         }
-    }
-
-    /// The connection is gone, for this reason, but what it delivered before may yet say more.
-    pub(crate) fn suspect(&self, cause: String) {
-        drop(self.suspicion.set(cause)); // the first reason stays
-    }
-
-    /// Ends the tunnel as lost, for the reason suspected, if there is one.
-    pub(crate) fn lose(&self, otherwise: &str) {
-        let cause = self.suspicion.get().map_or(otherwise, String::as_str);
-        self.end(Code::TunnelLost, cause);
     }
 
     /// Why it ended, if it did.

@@ -90,7 +90,7 @@ pub(crate) fn client_config(
     settings: &Settings,
 ) -> Result<quinn::ClientConfig, EndpointError> {
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    config.transport_config(Arc::new(transport(settings, settings.accept_quic)?));
+    config.transport_config(Arc::new(transport(settings, settings.streams_of_theirs())?));
     Ok(config)
 }
 
@@ -191,7 +191,7 @@ struct Cut(quinn::Connection, Arc<Life>);
 impl Drop for Cut {
     fn drop(&mut self) {
         let Self(connection, life) = self;
-        life.lose("the process is stopping");
+        life.end(Code::TunnelLost, "the process is stopping");
         let code = life.over().map_or(Code::Closed, |closed| closed.code);
         connection.close(VarInt::from_u32(code.number()), b"");
     }

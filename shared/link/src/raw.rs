@@ -12,14 +12,14 @@ use crate::over_tls::OverTls;
 /// A stream of either transport.
 #[derive(Debug)]
 pub(crate) enum Raw {
-    Tls(Box<OverTls>),
+    Tls(OverTls),
     Quic(OverQuic),
 }
 
 impl Raw {
     pub(crate) fn number(&self) -> u64 {
         match self {
-            Self::Tls(stream) => stream.number,
+            Self::Tls(stream) => stream.number(),
             Self::Quic(stream) => stream.number(),
         }
     }
@@ -47,13 +47,6 @@ impl Raw {
         match self {
             Self::Tls(stream) => stream.poll_write(cx, buf),
             Self::Quic(stream) => stream.poll_write(cx, buf),
-        }
-    }
-
-    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tls(stream) => stream.poll_flush(cx),
-            Self::Quic(_) => Poll::Ready(Ok(())),
         }
     }
 

@@ -22,20 +22,21 @@ pub struct Settings {
     pub control_queue: usize,
     /// An orderly close may take this long. Default 1 s.
     pub close_within: Duration,
-    /// A stream that ended without a word about how is an error after this time. Default 10 s.
-    pub finish_within: Duration,
     /// An open waits this long for the other side's leave. Default 2 s.
     pub open_within: Duration,
-    /// Most streams that this side opens at once on TLS. Default 500: the yamux crate kills a connection at 513.
-    pub open_tls: usize,
-    /// Most streams that this side opens at once on QUIC. Default 4,096.
-    pub open_quic: usize,
-    /// Most streams that the other side may have open at once on TLS. Default 512 at a relay, 0 at a gateway.
-    pub accept_tls: usize,
-    /// Most streams that the other side may have open at once on QUIC. Default 4,096 at a relay, 0 at a gateway.
-    pub accept_quic: u32,
+    /// Most streams that this side opens at once. Default 4,096.
+    pub open: usize,
+    /// Most streams that the other side may have open at once. Default 4,096 at a relay, 0 at a gateway.
+    pub accept: usize,
     /// Datagrams queued in a flow, each way; the newest is dropped. Default 256.
     pub flow_queue: usize,
+    /// TLS: bytes that the window of one stream may grow to. Default 16 MiB.
+    pub tls_stream_window: u32,
+    /// TLS: bytes that the windows of all streams of a tunnel may grow by. Default 64 MiB.
+    pub tls_window: usize,
+    /// TLS: bytes of all streams of a tunnel that wait to be read; beyond it the stream that is read least is reset.
+    /// Default 64 MiB.
+    pub tls_unread: usize,
     /// QUIC: bytes that may be under way on one stream. Default 8 MiB.
     pub quic_stream_window: u32,
     /// QUIC: bytes that may be under way on one tunnel. Default 64 MiB.
@@ -63,13 +64,13 @@ impl Settings {
             control_write_within: Duration::from_secs(10),
             control_queue: 64,
             close_within: Duration::from_secs(1),
-            finish_within: Duration::from_secs(10),
             open_within: Duration::from_secs(2),
-            open_tls: 500,
-            open_quic: 4_096,
-            accept_tls: 512,
-            accept_quic: 4_096,
+            open: 4_096,
+            accept: 4_096,
             flow_queue: 256,
+            tls_stream_window: 16 * 1024 * 1024,
+            tls_window: 64 * 1024 * 1024,
+            tls_unread: 64 * 1024 * 1024,
             quic_stream_window: 8 * 1024 * 1024,
             quic_window: 64 * 1024 * 1024,
             quic_send_window: 16 * 1024 * 1024,
@@ -79,12 +80,16 @@ impl Settings {
         }
     }
 
+    /// Streams of the other side as QUIC counts them.
+    pub(crate) fn streams_of_theirs(&self) -> u32 {
+        u32::try_from(self.accept).unwrap_or(u32::MAX)
+    }
+
     /// For the side that accepts: a relay opens nothing but its control stream there.
     #[must_use]
     pub fn gateway() -> Self {
         Self {
-            accept_tls: 0,
-            accept_quic: 0,
+            accept: 0,
             ..Self::relay()
         }
     }

@@ -5,23 +5,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sallyport_mux::{Arrivals, Mux, Role};
 use sallyport_ops::Tasks;
 use sallyport_ops::listen::canonical;
 use sallyport_wire::message::{Control, ControlKind, Head};
 use sallyport_wire::{BINDING_LEN, Code, MAX_CONTROL, MAX_HEAD, frame};
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::io::{AsyncBufRead, AsyncWrite};
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
-use tokio_util::compat::FuturesAsyncReadCompatExt;
 
 use crate::control::{self, Desk};
-use crate::ends::Ends;
 use crate::flow::{self, Flow};
 use crate::life::Life;
-use crate::mux::{self, Common, Mux};
 use crate::over_quic::OverQuic;
-use crate::over_tls::OverTls;
+use crate::over_tls::{self, CONTROL, Counted, OverTls};
 use crate::quic::{self, Flows};
 use crate::raw::Raw;
 use crate::settings::Settings;
@@ -125,7 +123,10 @@ struct Handle {
 }
 
 enum Link {
-    Tls { mux: Mux, ends: Arc<Ends> },
+    Tls {
+        mux: Mux,
+        arrivals: Arc<Mutex<Arrivals>>,
+    },
     Quic(quinn::Connection),
 }
 
@@ -136,56 +137,71 @@ impl Drop for Handle {
     }
 }
 
-/// Brings a tunnel up on a TLS connection whose hello is done. The dialling side is yamux's client.
+/// Brings a tunnel up on a TLS connection whose hello is done. The dialling side is the mux's client.
 pub(crate) fn over_tls<S>(
     io: S,
-    mode: yamux::Mode,
+    role: Role,
     facts: Facts,
     settings: &Arc<Settings>,
     tasks: &Tasks,
 ) -> Tunnel
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let common = Common {
-        life: Arc::new(Life::new()),
-        ends: Arc::new(Ends::new(matches!(mode, yamux::Mode::Client))),
-        room: Arc::new(Semaphore::new(settings.accept_tls)),
-    };
-    let parts = mux::begin(io, mode, settings, &common);
-    let (desk, control) = control::begin(&common.life, Some(&common.ends), settings);
+    let life = Arc::new(Life::new());
+    let io = Counted::new(io, Arc::clone(&life));
+    let (mux, arrivals, driver) = sallyport_mux::connection(io, role, over_tls::bounds(settings));
+    let arrivals = Arc::new(Mutex::new(arrivals));
+    let (desk, control) = control::begin(&life, settings);
     let span = span(facts.id, Transport::Tls);
-    let wanted = parts.mux.ask();
-    let within = settings.hello_within;
-    tasks.spawn(span.clone(), parts.driver.run(Arc::clone(settings)));
+    let driving = over_tls::drive(driver, Arc::clone(&life), settings.close_within);
+    let first = first_stream(role, &mux, &arrivals, settings);
+    tasks.spawn(span.clone(), driving);
     tasks.spawn(span.clone(), async move {
-        let stream = async {
-            match mode {
-                yamux::Mode::Client => wanted.await.ok(),
-                yamux::Mode::Server => parts.control.await.ok(),
-            }
-        };
-        let stream = timeout(within, stream).await.ok().flatten();
-        control
-            .run(stream.map(|stream| tokio::io::split(stream.compat())))
-            .await;
+        control.run(first.await.map(tokio::io::split)).await;
     });
     Tunnel(Arc::new(Handle {
         facts,
-        life: common.life,
+        life,
         desk,
-        link: Link::Tls {
-            mux: parts.mux,
-            ends: common.ends,
-        },
-        opened: Arc::new(Semaphore::new(settings.open_tls)),
-        room: common.room,
-        places: (settings.open_tls, settings.accept_tls),
+        link: Link::Tls { mux, arrivals },
+        opened: Arc::new(Semaphore::new(settings.open)),
+        room: Arc::new(Semaphore::new(settings.accept)),
+        places: (settings.open, settings.accept),
         flows: Arc::default(),
         settings: Arc::clone(settings),
         tasks: tasks.clone(),
         span,
     }))
+}
+
+/// The control stream: the first that the dialling side opens. Nobody else can take it, for the arrivals are locked from
+/// the start.
+fn first_stream(
+    role: Role,
+    mux: &Mux,
+    arrivals: &Arc<Mutex<Arrivals>>,
+    settings: &Settings,
+) -> impl Future<Output = Option<sallyport_mux::Stream>> + use<> {
+    let opened = match role {
+        Role::Client => mux.open_urgent(),
+        Role::Server => None,
+    };
+    let arriving = match role {
+        Role::Client => None,
+        Role::Server => Arc::clone(arrivals).try_lock_owned().ok(),
+    };
+    let (within, takes_more) = (settings.hello_within, settings.accept > 0);
+    async move {
+        let Some(mut arriving) = arriving else {
+            return opened;
+        };
+        let first = timeout(within, arriving.next()).await.ok().flatten();
+        if !takes_more {
+            arriving.refuse();
+        }
+        first.filter(|stream| stream.number() == CONTROL)
+    }
 }
 
 /// Brings a tunnel up on a QUIC connection, with the control stream on which the hello was said.
@@ -198,7 +214,7 @@ pub(crate) fn over_quic(
 ) -> Tunnel {
     let life = Arc::new(Life::new());
     let flows = Arc::new(Flows::default());
-    let (desk, control) = control::begin(&life, None, settings);
+    let (desk, control) = control::begin(&life, settings);
     let span = span(facts.id, Transport::Quic);
     if send.set_priority(CONTROL_PRIORITY).is_err() {
         life.end(Code::TunnelLost, "the control stream is gone");
@@ -206,15 +222,14 @@ pub(crate) fn over_quic(
     let driving = quic::drive(connection.clone(), Arc::clone(&life), Arc::clone(&flows));
     tasks.spawn(span.clone(), driving);
     tasks.spawn(span.clone(), control.run(Some((recv, send))));
-    let theirs = usize::try_from(settings.accept_quic).unwrap_or(usize::MAX);
     Tunnel(Arc::new(Handle {
         facts,
         life,
         desk,
         link: Link::Quic(connection),
-        opened: Arc::new(Semaphore::new(settings.open_quic)),
-        room: Arc::new(Semaphore::new(theirs)),
-        places: (settings.open_quic, theirs),
+        opened: Arc::new(Semaphore::new(settings.open)),
+        room: Arc::new(Semaphore::new(settings.accept)),
+        places: (settings.open, settings.accept),
         flows,
         settings: Arc::clone(settings),
         tasks: tasks.clone(),
@@ -383,7 +398,7 @@ impl Tunnel {
 
     async fn open_raw(&self) -> Option<Raw> {
         match &self.0.link {
-            Link::Tls { mux, ends } => mux.open().await.map(|stream| self.tls(stream, ends)),
+            Link::Tls { mux, .. } => mux.open().map(|stream| Raw::Tls(OverTls::new(stream))),
             Link::Quic(connection) => {
                 let streams = connection.open_bi().await.ok()?;
                 Some(Raw::Quic(OverQuic::new(streams)))
@@ -392,26 +407,20 @@ impl Tunnel {
     }
 
     async fn accept_raw(&self) -> Option<Incoming> {
-        match &self.0.link {
-            Link::Tls { mux, ends } => {
-                let (stream, place) = mux.accept().await?;
-                Some(Incoming::new(self.tls(stream, ends), place))
-            }
-            Link::Quic(connection) => loop {
-                let mut stream = OverQuic::new(connection.accept_bi().await.ok()?);
-                match Arc::clone(&self.0.room).try_acquire_owned() {
-                    Ok(place) => return Some(Incoming::new(Raw::Quic(stream), place)),
-                    Err(_none_left) => stream.abort(Code::Limit),
+        loop {
+            let mut stream = match &self.0.link {
+                Link::Tls { arrivals, .. } => {
+                    Raw::Tls(OverTls::new(arrivals.lock().await.next().await?))
                 }
-            },
+                Link::Quic(connection) => {
+                    Raw::Quic(OverQuic::new(connection.accept_bi().await.ok()?))
+                }
+            };
+            match Arc::clone(&self.0.room).try_acquire_owned() {
+                Ok(place) => return Some(Incoming::new(stream, place)),
+                Err(_none_left) => stream.abort(Code::Limit),
+            }
         }
-    }
-
-    fn tls(&self, stream: yamux::Stream, ends: &Arc<Ends>) -> Raw {
-        let within = self.0.settings.finish_within;
-        let life = Arc::clone(&self.0.life);
-        let stream = OverTls::new(stream, Arc::clone(ends), life, within);
-        Raw::Tls(Box::new(stream))
     }
 
     fn flow(&self, stream: TunnelStream) -> Flow {

@@ -11,8 +11,8 @@ pub enum Broken {
     /// The other side ended the transport in order.
     #[error("the other side hung up")]
     HungUp,
-    /// The other side said that it is going away, with yamux's code.
-    #[error("the other side is going away (code {0})")]
+    /// The other side closed the connection, for this reason.
+    #[error("closed by the other side (code {0})")]
     GoneAway(u32),
     /// The other side broke the protocol.
     #[error("the other side broke the protocol: {0}")]

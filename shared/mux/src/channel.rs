@@ -54,6 +54,8 @@ struct Sending {
     credit: u32,
     /// `SYN` or `ACK`, until it has left.
     opening: Flags,
+    /// Whether that leaves without waiting for data.
+    announced: bool,
     end: End,
     /// Bytes that the other side has read, as far as its credit tells.
     taken: u64,
@@ -116,6 +118,7 @@ impl Channel {
             queued: 0,
             credit: INITIAL_WINDOW,
             opening,
+            announced: false,
             end: End::Open,
             taken: 0,
             waker: None,
@@ -190,6 +193,12 @@ impl State {
             self.receiving.due = true;
         }
         self.receiving.due && self.schedule()
+    }
+
+    /// Lets the other side hear of the stream at once. True if the channel must be scheduled.
+    pub(crate) fn announce(&mut self) -> bool {
+        self.sending.announced = true;
+        self.schedule()
     }
 
     /// Room for bytes to be written, up to `most` in the queue.
@@ -363,6 +372,7 @@ impl State {
             self.scheduled = false;
             return (Left::Over, self.stop());
         }
+        self.send_announcement(number, output);
         self.send_credit(number, output, path);
         let writer = self.send_data(number, output);
         let after = After {
@@ -388,6 +398,14 @@ impl State {
     pub(crate) fn is_over(&self) -> bool {
         let ended = self.receiving.ended && self.sending.end == End::Sent;
         (ended || self.failed.is_some()) && self.resetting.is_none()
+    }
+
+    fn send_announcement(&mut self, number: u32, output: &mut Output) {
+        let wanted = std::mem::take(&mut self.sending.announced);
+        if wanted && self.sending.opening != Flags::NONE {
+            let flags = std::mem::take(&mut self.sending.opening);
+            output.push(frame(Kind::Window, flags, number, 0), Bytes::new());
+        }
     }
 
     fn send_credit(&mut self, number: u32, output: &mut Output, path: Path<'_>) {

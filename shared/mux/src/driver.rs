@@ -33,10 +33,6 @@ const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// Bytes that must arrive before a measurement: who receives little needs no larger windows.
 const MEASURE_AFTER: usize = 64 * 1024;
 
-/// yamux's reasons to go away (specification, "Go Away").
-const NORMAL: u32 = 0;
-const PROTOCOL: u32 = 1;
-
 /// Owns the connection. Streams move only while it is run; once it is dropped the connection is gone for all of them.
 #[derive(Debug)]
 pub struct Driver<S> {
@@ -90,21 +86,17 @@ where
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// Sends what is ready, says goodbye, and waits until the other side has hung up too: a socket that is closed with
-    /// bytes unread is reset by TCP, and the reset could overtake the last words. Whoever calls holds the deadline.
+    /// Ends the connection for all streams: sends what is ready, says why, and waits until the other side has hung up
+    /// too, because a socket that is closed with bytes unread is reset by TCP, and the reset could overtake the last
+    /// words. Whoever calls holds the deadline. The other side's [`Driver::run`] ends with [`Broken::GoneAway`].
     ///
     /// # Errors
     /// When the connection breaks before.
-    pub async fn close(mut self, broken: Option<&Broken>) -> io::Result<()> {
+    pub async fn close(mut self, reason: u32) -> io::Result<()> {
+        self.shared.lose();
         std::future::poll_fn(|cx| self.poll_send(cx)).await?;
-        let reason = match broken {
-            Some(Broken::Protocol(_) | Broken::Flood) => PROTOCOL,
-            _ => NORMAL,
-        };
-        self.output.push(
-            connection_frame(Kind::GoAway, Flags::NONE, reason),
-            Bytes::new(),
-        );
+        let goodbye = connection_frame(Kind::GoAway, Flags::NONE, reason);
+        self.output.push(goodbye, Bytes::new());
         std::future::poll_fn(|cx| self.poll_send(cx)).await?;
         std::future::poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await?;
         std::future::poll_fn(|cx| self.poll_ignore(cx)).await

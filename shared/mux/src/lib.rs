@@ -14,8 +14,8 @@
 //! - **Few, full writes.** A frame with its header fills one TLS record; several leave in one vectored write, and what
 //!   waits is flushed once nothing more is ready.
 //!
-//! [`connection`] gives a [`Mux`] to open and accept streams with, and a [`Driver`], which owns the connection and must be
-//! run by one task. The crate spawns nothing and has no timers.
+//! [`connection`] gives a [`Mux`] to open streams with, the [`Arrivals`] of the other side, and a [`Driver`], which owns the
+//! connection and must be run by one task. The crate spawns nothing and has no timers.
 #![forbid(unsafe_code)]
 
 mod mux;
@@ -32,6 +32,6 @@ mod broken;
 
 pub use broken::{Broken, StreamError};
 pub use driver::Driver;
-pub use mux::{Figures, Mux, Role, connection};
+pub use mux::{Arrivals, Figures, Mux, Role, connection};
 pub use settings::Settings;
 pub use stream::Stream;

@@ -54,7 +54,7 @@ pub struct Figures {
 
 /// Makes a connection of streams out of one of bytes. Nothing happens until the driver is run.
 #[must_use]
-pub fn connection<S>(io: S, role: Role, settings: Settings) -> (Mux, Driver<S>)
+pub fn connection<S>(io: S, role: Role, settings: Settings) -> (Mux, Arrivals, Driver<S>)
 where
     S: AsyncBufRead + AsyncWrite + Unpin,
 {
@@ -76,16 +76,33 @@ where
     });
     let mux = Mux {
         shared: Arc::clone(&shared),
-        arrived: tokio::sync::Mutex::new(arrived),
     };
-    (mux, Driver::new(io, shared, arriving))
+    (mux, Arrivals { arrived }, Driver::new(io, shared, arriving))
 }
 
-/// A connection of streams: opens them, and accepts those that the other side opens.
+/// The streams that the other side opens, in the order in which they are first used. Once this is dropped, they are
+/// reset.
 #[derive(Debug)]
+pub struct Arrivals {
+    arrived: mpsc::Receiver<Stream>,
+}
+
+impl Arrivals {
+    /// The next one, or `None` once the connection is gone.
+    pub async fn next(&mut self) -> Option<Stream> {
+        self.arrived.recv().await
+    }
+
+    /// From now on new ones are reset.
+    pub fn refuse(&mut self) {
+        self.arrived.close();
+    }
+}
+
+/// A connection of streams: opens them. Clones are the same connection.
+#[derive(Debug, Clone)]
 pub struct Mux {
     shared: Arc<Shared>,
-    arrived: tokio::sync::Mutex<mpsc::Receiver<Stream>>,
 }
 
 impl Mux {
@@ -96,10 +113,12 @@ impl Mux {
         self.open_as(Class::Sparse)
     }
 
-    /// The same for a stream that goes before all others.
+    /// The same for a stream that goes before all others, and of which the other side hears at once.
     #[must_use]
     pub fn open_urgent(&self) -> Option<Stream> {
-        self.open_as(Class::Urgent)
+        let stream = self.open_as(Class::Urgent)?;
+        stream.announce();
+        Some(stream)
     }
 
     fn open_as(&self, class: Class) -> Option<Stream> {
@@ -113,11 +132,6 @@ impl Mux {
         table.channels.insert(number, Arc::clone(&channel));
         drop(table);
         Some(Stream::new(channel, Arc::clone(&self.shared)))
-    }
-
-    /// The next stream that the other side opens, or `None` once the connection is gone.
-    pub async fn accept(&self) -> Option<Stream> {
-        self.arrived.lock().await.recv().await
     }
 
     /// Live figures.

@@ -27,6 +27,12 @@ impl Stream {
         Self { channel, shared }
     }
 
+    pub(crate) fn announce(&self) {
+        if self.channel.lock().announce() {
+            self.shared.schedule(&self.channel);
+        }
+    }
+
     /// Number of the stream on its connection, the same at both ends.
     #[must_use]
     pub fn number(&self) -> u32 {

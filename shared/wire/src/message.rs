@@ -108,7 +108,7 @@ pub struct Refused {
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Control {
     /// What it says. None is a message from a newer version and is skipped.
-    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: Option<ControlKind>,
 }
 
@@ -133,12 +133,6 @@ pub enum ControlKind {
     /// Relay → gateway: a fresh token for a live tunnel.
     #[prost(message, tag = "6")]
     Rotate(Rotate),
-    /// Either way, on a mux whose own end of stream cannot be told from an abort: a stream ended in order.
-    #[prost(message, tag = "7")]
-    Finish(Finish),
-    /// Either way, on such a mux: a stream was aborted.
-    #[prost(message, tag = "8")]
-    Reset(Reset),
 }
 
 /// Sessions that a relay serves. A revision replaces the one before as a whole.
@@ -276,28 +270,6 @@ pub struct Rotate {
     /// Signature, as in [`Hello`].
     #[prost(bytes = "bytes", tag = "2")]
     pub proof: Bytes,
-}
-
-/// The sender has sent all bytes of a stream.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub struct Finish {
-    /// The mux's number of the stream.
-    #[prost(uint64, tag = "1")]
-    pub stream: u64,
-    /// Bytes sent on it, head or answer included.
-    #[prost(uint64, tag = "2")]
-    pub bytes: u64,
-}
-
-/// The sender gave a stream up.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub struct Reset {
-    /// The mux's number of the stream.
-    #[prost(uint64, tag = "1")]
-    pub stream: u64,
-    /// Number of a [`crate::Code`].
-    #[prost(uint32, tag = "2")]
-    pub code: u32,
 }
 
 /// How a stream is to be treated.

@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use prost::Message;
 use sallyport_wire::frame::{FrameError, decode, encode};
 use sallyport_wire::message::{
-    Advertise, Advertised, Answer, Client, Control, ControlKind, Drain, Finish, Head, Hello, Offer,
-    Ping, Refused, RefusedOffer, Reply, ReplyKind, Reset, Resume, Rotate, Welcome,
+    Advertise, Advertised, Answer, Client, Control, ControlKind, Drain, Head, Hello, Offer, Ping,
+    Refused, RefusedOffer, Reply, ReplyKind, Resume, Rotate, Welcome,
 };
 use sallyport_wire::{
     Glob, MAX_CONTROL, MAX_HEAD, MAX_HELLO, NodeName, PoolName, PortRange, Scope, SessionId,
@@ -88,16 +88,13 @@ fn advertised() -> impl Strategy<Value = Advertised> {
 }
 
 fn control() -> impl Strategy<Value = Control> {
-    let numbers = any::<(u64, u64, u32, u32)>();
     let kind = prop_oneof![
         advertise().prop_map(ControlKind::Advertise),
         advertised().prop_map(ControlKind::Advertised),
         any::<u64>().prop_map(|number| ControlKind::Ping(Ping { number })),
         any::<u64>().prop_map(|number| ControlKind::Pong(Ping { number })),
         (text(), blob()).prop_map(|(token, proof)| ControlKind::Rotate(Rotate { token, proof })),
-        numbers.prop_map(|(stream, bytes, _, _)| ControlKind::Finish(Finish { stream, bytes })),
-        numbers.prop_map(|(stream, _, code, _)| ControlKind::Reset(Reset { stream, code })),
-        numbers.prop_map(|(_, _, redial_in_ms, finish_by_ms)| {
+        any::<(u32, u32)>().prop_map(|(redial_in_ms, finish_by_ms)| {
             ControlKind::Drain(Drain {
                 redial_in_ms,
                 finish_by_ms,

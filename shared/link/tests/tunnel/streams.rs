@@ -137,7 +137,7 @@ async fn large_transfers_arrive_whole() {
 async fn five_hundred_streams_at_once_and_no_more() {
     for transport in BOTH {
         let ours = Settings {
-            open_quic: 500,
+            open: 500,
             ..Settings::gateway()
         };
         let pair = pair_with(transport, ours, Settings::relay()).await;
@@ -180,7 +180,7 @@ async fn five_hundred_streams_at_once_and_no_more() {
 #[tokio::test]
 async fn one_stream_too_many_is_refused_and_harms_no_other() {
     let theirs = Settings {
-        accept_tls: 2,
+        accept: 2,
         ..Settings::relay()
     };
     let pair = pair_with(BOTH[0], Settings::gateway(), theirs).await;
@@ -188,9 +188,17 @@ async fn one_stream_too_many_is_refused_and_harms_no_other() {
     let _second = pair.stream().await;
     let mut third = pair.gateway.open(Head::default()).await.expect("a stream");
 
-    let refused = soon(third.answered()).await;
+    let refused = soon(async {
+        tokio::select! {
+            refused = third.answered() => refused,
+            _ = pair.relay.accept() => panic!("there are no places left"),
+        }
+    });
 
-    assert_eq!(crate::support::code(refused), sallyport_wire::Code::Limit);
+    assert_eq!(
+        crate::support::code(refused.await),
+        sallyport_wire::Code::Limit
+    );
     first.write_u8(9).await.expect("a live stream");
     assert_eq!(soon(first_end.read_u8()).await.expect("a byte"), 9);
 }

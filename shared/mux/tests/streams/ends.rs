@@ -1,9 +1,9 @@
 //! Finished, aborted and lost are three things.
 
-use sallyport_mux::{Broken, Settings, StreamError};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use sallyport_mux::{Broken, Role, Settings, StreamError, connection};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, duplex};
 
-use crate::support::{pair, soon, stream, why};
+use crate::support::{end, pair, soon, stream, why};
 
 #[tokio::test]
 async fn each_direction_ends_on_its_own() {
@@ -132,10 +132,36 @@ async fn a_lost_connection_is_lost_for_every_stream() {
     client.driver.abort();
     assert_eq!(why(soon(opened.read_u8()).await), StreamError::Lost);
     assert_eq!(why(soon(taken.read_u8()).await), StreamError::Lost);
-    assert!(matches!(
-        soon(server.driver).await.expect("a cause"),
-        Broken::HungUp | Broken::Transport(_)
-    ));
+    assert!(soon(server.accept()).await.is_none());
     assert!(client.mux.open().is_none());
-    assert!(soon(server.mux.accept()).await.is_none());
+    let cause = soon(server.driver).await.expect("a cause");
+    assert!(
+        matches!(cause, Broken::HungUp | Broken::Transport(_)),
+        "{cause}"
+    );
+}
+
+#[tokio::test]
+async fn a_goodbye_says_why_after_everything_else() {
+    let (here, there) = duplex(64 * 1024);
+    let (mux, _arrivals, mut driver) =
+        connection(BufReader::new(here), Role::Client, Settings::default());
+    let server = end(there, Role::Server, Settings::default());
+    let mut opened = mux.open().expect("live");
+    opened.write_all(b"the last words").await.expect("live");
+    let (finished, ()) = tokio::join!(opened.shutdown(), async {
+        tokio::select! {
+            broken = driver.run() => panic!("{broken}"),
+            () = tokio::task::yield_now() => {}
+        }
+    });
+    finished.expect("all has left");
+    let (closed, cause) = soon(async { tokio::join!(driver.close(5), server.driver) }).await;
+    closed.expect("in order");
+    assert!(matches!(cause.expect("a cause"), Broken::GoneAway(5)));
+    assert_eq!(why(opened.read_u8().await), StreamError::Lost);
+    let mut taken = server.arrivals.lock().await.next().await.expect("a stream");
+    let mut words = Vec::new();
+    taken.read_to_end(&mut words).await.expect("an orderly end");
+    assert_eq!(words, b"the last words");
 }

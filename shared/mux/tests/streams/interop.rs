@@ -34,7 +34,7 @@ async fn echo_theirs(mut connection: Theirs) {
 }
 
 async fn echo_ours(end: &End) {
-    while let Some(stream) = end.mux.accept().await {
+    while let Some(stream) = end.accept().await {
         tokio::spawn(async move {
             let (mut reader, mut writer) = tokio::io::split(stream);
             tokio::io::copy(&mut reader, &mut writer)

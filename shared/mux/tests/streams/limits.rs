@@ -22,10 +22,23 @@ async fn streams_beyond_the_backlog_are_reset_with_its_code() {
     let mut refused = streams.pop().expect("three");
     assert_eq!(why(soon(refused.read_u8()).await), StreamError::Reset(9));
     for mut opened in streams {
-        let mut taken = soon(server.mux.accept()).await.expect("a stream");
+        let mut taken = soon(server.accept()).await.expect("a stream");
         taken.write_all(b"?").await.expect("live");
         soon(opened.read_u8()).await.expect("an answer");
     }
+}
+
+#[tokio::test]
+async fn an_end_that_takes_no_streams_resets_them() {
+    let settings = Settings {
+        backlog_code: 9,
+        ..Settings::default()
+    };
+    let (client, server) = pair(64 * 1024, &settings);
+    server.arrivals.lock().await.refuse();
+    let mut opened = client.mux.open().expect("live");
+    opened.write_all(b"!").await.expect("live");
+    assert_eq!(why(soon(opened.read_u8()).await), StreamError::Reset(9));
 }
 
 #[tokio::test]
@@ -128,7 +141,7 @@ async fn more_than_the_window_is_not_taken() {
     let (here, mut there) = duplex(1024 * 1024);
     let server = end(here, Role::Server, Settings::default());
     there.write_all(&bytes).await.expect("a pipe");
-    let stream = soon(server.mux.accept()).await;
+    let stream = soon(server.accept()).await;
     let said = soon(server.driver).await.expect("a cause").to_string();
     assert_eq!(
         said,

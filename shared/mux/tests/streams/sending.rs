@@ -38,6 +38,23 @@ async fn opening_costs_no_frame_of_its_own() {
 }
 
 #[tokio::test]
+async fn an_urgent_stream_is_heard_of_first() {
+    let (here, mut there) = duplex(64 * 1024);
+    let client = end(here, Role::Client, Settings::default());
+    let mut urgent = client.mux.open_urgent().expect("live");
+    let mut other = client.mux.open().expect("live");
+    other.write_all(b"first used").await.expect("live");
+    assert_eq!(
+        frame(&mut there).await,
+        (1, 1, 1, 0),
+        "the urgent one opens"
+    );
+    assert_eq!(frame(&mut there).await, (0, 1, 3, 10));
+    urgent.write_all(b"now").await.expect("live");
+    assert_eq!(frame(&mut there).await, (0, 0, 1, 3));
+}
+
+#[tokio::test]
 async fn a_sparse_stream_goes_before_bulk_that_waits() {
     let (here, mut there) = duplex(16);
     let client = end(here, Role::Client, Settings::default());

@@ -2,21 +2,33 @@
 
 use std::time::Duration;
 
-use sallyport_mux::{Broken, Mux, Role, Settings, Stream, StreamError, connection};
+use sallyport_mux::{Arrivals, Broken, Mux, Role, Settings, Stream, StreamError, connection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 /// One end, whose driver runs in a task.
 pub(crate) struct End {
     pub(crate) mux: Mux,
+    pub(crate) arrivals: Mutex<Arrivals>,
     pub(crate) driver: JoinHandle<Broken>,
 }
 
 pub(crate) fn end(io: DuplexStream, role: Role, settings: Settings) -> End {
     let io = BufReader::with_capacity(64 * 1024, io);
-    let (mux, mut driver) = connection(io, role, settings);
+    let (mux, arrivals, mut driver) = connection(io, role, settings);
     let driver = tokio::spawn(async move { driver.run().await });
-    End { mux, driver }
+    End {
+        mux,
+        arrivals: Mutex::new(arrivals),
+        driver,
+    }
+}
+
+impl End {
+    pub(crate) async fn accept(&self) -> Option<Stream> {
+        self.arrivals.lock().await.next().await
+    }
 }
 
 /// A client and a server over a pipe that holds `room` bytes each way.
@@ -31,7 +43,7 @@ pub(crate) fn pair(room: usize, settings: &Settings) -> (End, End) {
 pub(crate) async fn stream(client: &End, server: &End) -> (Stream, Stream) {
     let mut opened = client.mux.open().expect("a live connection");
     opened.write_all(b"!").await.expect("a live stream");
-    let mut taken = soon(server.mux.accept()).await.expect("a stream");
+    let mut taken = soon(server.accept()).await.expect("a stream");
     taken.read_u8().await.expect("the byte");
     (opened, taken)
 }

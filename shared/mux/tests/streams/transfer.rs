@@ -76,7 +76,7 @@ async fn transfer(plans: Vec<Plan>, room: usize) {
     let serving = async {
         let mut tasks = Vec::new();
         for _ in &plans {
-            let mut stream = server.mux.accept().await.expect("a stream");
+            let mut stream = server.accept().await.expect("a stream");
             let number = stream.read_u8().await.expect("its number");
             let plan = plans[usize::from(number)].clone();
             tasks.push(tokio::spawn(async move {
@@ -129,7 +129,7 @@ async fn a_writer_of_single_bytes_costs_little_memory_and_few_frames() {
         opened.shutdown().await.expect("live");
     };
     let reading = async {
-        let mut taken = server.mux.accept().await.expect("a stream");
+        let mut taken = server.accept().await.expect("a stream");
         let mut got = Vec::new();
         taken.read_to_end(&mut got).await.expect("an end");
         got
@@ -143,7 +143,7 @@ async fn sixty_five_thousand_streams_fit_one_connection() {
     let (client, server) = pair(64 * 1024, &Settings::default());
     let serving = async {
         for _ in 0..65_000 {
-            let mut stream = server.mux.accept().await.expect("a stream");
+            let mut stream = server.accept().await.expect("a stream");
             let byte = stream.read_u8().await.expect("a byte");
             stream.write_u8(byte).await.expect("live");
             stream.shutdown().await.expect("live");
