@@ -16,7 +16,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sallyport-ops", &[]),
     ("sallyport-certs", &[]),
     ("sallyport-splice", &[]),
-    ("sallyport-link", &["certs", "ops", "splice", "wire"]),
+    ("sallyport-mux", &[]),
+    ("sallyport-link", &["certs", "mux", "ops", "splice", "wire"]),
     ("sallyport-edge", &["ops", "splice", "wire"]),
     (
         "sallyport-gateway",
@@ -41,6 +42,7 @@ const READ_IN_ORDER: &[&str] = &[
     "shared/link",
     "shared/ops",
     "shared/splice",
+    "shared/mux",
 ];
 
 /// What the gateway, which is attacked first, has no code of: the cluster's bus, scripts, a database.
