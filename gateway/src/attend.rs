@@ -163,6 +163,7 @@ impl Attendance {
             return;
         };
         self.hub.heard_of(&self.member.who.node);
+        self.hub.announce(self.member.id);
         for NotTaken { id, code } in &refused {
             let session: String = id.chars().take(64).collect();
             warn!(session, %code, "session refused");

@@ -109,6 +109,16 @@ pub enum Destination {
     },
 }
 
+impl Destination {
+    /// The name of the session or pool.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Session(session) => session.as_str(),
+            Self::Pool { pool, .. } => pool.as_str(),
+        }
+    }
+}
+
 impl std::fmt::Display for Destination {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

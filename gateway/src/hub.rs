@@ -13,7 +13,7 @@ use sallyport_link::keyring::KeyRing;
 use sallyport_ops::paced::PacedSources;
 use sallyport_ops::{Penalties, Tasks};
 use sallyport_splice::Ledger;
-use sallyport_wire::{NodeName, SessionId};
+use sallyport_wire::{NodeName, PoolName, SessionId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -22,6 +22,7 @@ use crate::figures::Figures;
 use crate::names::Names;
 use crate::recent::Recent;
 use crate::registry::{Bounds, Line, Registry};
+use crate::waiting::Waiting;
 
 /// Members of a pool that clients had before: one hour, and so many clients.
 const STICKY_FOR: Duration = Duration::from_secs(3_600);
@@ -63,6 +64,8 @@ pub struct Hub {
     pub figures: Figures,
     /// Owner of the tasks that attend tunnels.
     pub tasks: Tasks,
+    /// Requests that came before their relay did.
+    pub waiting: Waiting,
     /// When it started.
     pub started: Instant,
     config: ArcSwap<Config>,
@@ -115,6 +118,7 @@ impl Hub {
             penalties: Penalties::new(),
             refusals: PacedSources::default(),
             ledger: Ledger::new(),
+            waiting: Waiting::default(),
             started: Instant::now(),
             config: ArcSwap::from_pointee(config),
             registry: RwLock::new(registry),
@@ -152,6 +156,16 @@ impl Hub {
         self.figures
             .connected(registry.nodes().len(), tunnels, sessions, lost);
         result
+    }
+
+    /// Wakes those who wait for what a tunnel offers.
+    pub fn announce(&self, tunnel: u64) {
+        let registry = self.registry();
+        let names = registry.offers(tunnel).flat_map(|offer| {
+            let pool = offer.pool.as_ref().map(PoolName::as_str);
+            [Some(offer.id.as_str()), pool].into_iter().flatten()
+        });
+        self.waiting.ring(names);
     }
 
     /// A number that no tunnel, stream or turn had before.

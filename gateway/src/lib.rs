@@ -27,6 +27,7 @@ pub mod hub;
 pub mod pick;
 pub mod registry;
 pub mod recent;
+pub mod waiting;
 pub mod names;
 pub mod figures;
 pub mod files;

@@ -38,6 +38,7 @@ pub async fn run(hub: &Hub, member: &Member<Tunnel>) {
             Probe::Crossed => {
                 if member.probe_crossed() {
                     info!("tunnel up");
+                    hub.announce(member.id);
                 }
             }
             Probe::NoRoom => debug!("no room for a probe"),

@@ -115,7 +115,7 @@ struct Here {
 impl Opener for Here {
     type Stream = Box<dyn Duplex>;
 
-    fn find(&self, session: &SessionId) -> Result<Found, Denial> {
+    async fn find(&self, session: &SessionId) -> Result<Found, Denial> {
         let here = &self.admitted.session;
         if session != here.id() {
             return Err(Denial::new(

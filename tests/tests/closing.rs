@@ -108,9 +108,9 @@ impl Closer {
 }
 
 struct Served {
-    site: Site,
     gateway: Gateway,
     _relay: Relay,
+    site: Site,
 }
 
 fn serve(port: u16) -> Served {
@@ -126,9 +126,9 @@ fn serve(port: u16) -> Served {
     );
     gateway.wait_session("web");
     Served {
-        site,
         gateway,
         _relay: relay,
+        site,
     }
 }
 

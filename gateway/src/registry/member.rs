@@ -93,6 +93,11 @@ impl<T> Member<T> {
         self.up.load(Ordering::Relaxed)
     }
 
+    /// Whether it has just come, so that its first probe is still under way.
+    pub fn is_new(&self) -> bool {
+        !self.is_up() && self.missed() == 0
+    }
+
     /// Whether its relay asked for nothing new on it.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)

@@ -324,6 +324,14 @@ impl<T> Registry<T> {
         self.tunnels.values().map(|joined| &joined.member)
     }
 
+    /// What a tunnel offers.
+    pub fn offers(&self, tunnel: u64) -> impl Iterator<Item = &Offered> {
+        let offers = self.tunnels.get(&tunnel).map(|joined| &joined.offers);
+        offers
+            .into_iter()
+            .flat_map(|offers| offers.values().map(|(offered, _)| &**offered))
+    }
+
     /// Every session that can be reached, or could if its health check passed.
     pub fn sessions(&self) -> impl Iterator<Item = (&SessionId, &Arc<Route<T>>)> {
         self.routes.iter()

@@ -234,6 +234,7 @@ impl Gateway {
         let output = tokio::process::Command::new("curl")
             .args(["-sS", "-k", "--max-time", "20", "-w", "\n%{http_code}"])
             .arg(format!("{}{path}", address.trim_end_matches('/')))
+            .kill_on_drop(true)
             .output()
             .await
             .expect("curl is installed");

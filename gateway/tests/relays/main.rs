@@ -10,6 +10,7 @@ mod limits;
 #[path = "../../../tests/src/port.rs"]
 #[expect(unreachable_pub, reason = "the file belongs to a library")]
 mod port;
+mod waiting;
 
 use std::time::{Duration, Instant};
 

@@ -146,7 +146,7 @@ impl<O: Opener> Context<O> {
                 } => (session, prefix),
             };
         record.routed(&canonical.host, &session);
-        let routed = self.routed(canonical, &session, prefix, record)?;
+        let routed = self.routed(canonical, &session, prefix, record).await?;
         match (&routed.request.websocket, upgrade) {
             (Some(_), Some(upgrade)) => {
                 self.websocket::<S>(routed, upgrade, record, exchange).await
@@ -179,14 +179,14 @@ impl<O: Opener> Context<O> {
     }
 
     /// Finds the session and writes the head that it will see.
-    fn routed(
+    async fn routed(
         &self,
         request: Canonical,
         session: &SessionId,
         prefix: Option<String>,
         record: &Record,
     ) -> Result<Routed, Failure> {
-        let found = self.opener.find(session)?;
+        let found = self.opener.find(session).await?;
         match found.protocol {
             Protocol::Http | Protocol::H2c | Protocol::Vnc => {}
             Protocol::Tcp | Protocol::Tls | Protocol::Udp => {

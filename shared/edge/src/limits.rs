@@ -106,10 +106,10 @@ pub struct Limits {
     #[serde(deserialize_with = "duration")]
     pub h2_ping_answer: Duration,
 
-    /// For a relay that could serve a session to appear (2 s).
+    /// For a relay to come that could serve a session, where none was lost: after a start (2 s).
     #[serde(deserialize_with = "duration")]
     pub relay_wait: Duration,
-    /// Requests that wait for a relay at once (1,000).
+    /// Requests that wait for a relay at once; more are told to try again (1,000).
     pub relay_waiting: usize,
     /// For the first byte of an answer, where the session asks for a limit without naming one (300 s).
     #[serde(deserialize_with = "duration")]

@@ -15,11 +15,11 @@ pub trait Opener: Send + Sync + 'static {
     /// with that connection. A read that fails with [`sallyport_wire::Refusal`] tells the client why.
     type Stream: Duplex + 'static;
 
-    /// Where a session is, from what is known just now; never waits.
+    /// Where a session is. It may wait a moment for a session that is likely to come.
     ///
     /// # Errors
     /// [`Denial`] if there is no such session, or none that HTTP can reach.
-    fn find(&self, session: &SessionId) -> Result<Found, Denial>;
+    fn find(&self, session: &SessionId) -> impl Future<Output = Result<Found, Denial>> + Send;
 
     /// Opens a stream. It may return before the session has answered: a refusal then comes out of the first read.
     ///

@@ -85,7 +85,7 @@ impl Host {
 impl Opener for Host {
     type Stream = Box<dyn Duplex>;
 
-    fn find(&self, session: &SessionId) -> Result<Found, Denial> {
+    async fn find(&self, session: &SessionId) -> Result<Found, Denial> {
         match session.as_str() {
             "down" => Err(Denial {
                 session: Some(session.clone()),

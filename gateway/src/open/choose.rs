@@ -1,0 +1,294 @@
+//! From a name to a tunnel that leads there, or to the reason why there is none.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sallyport_edge::opener::Denial;
+use sallyport_link::Tunnel;
+use sallyport_wire::message::{Kind, Protocol};
+use sallyport_wire::{Code, PoolName, SessionId};
+use tokio::time::{Instant, timeout_at};
+use tracing::debug;
+
+use super::Want;
+use crate::config::{Destination, Policy};
+use crate::hub::Hub;
+use crate::pick::{self, Wish};
+use crate::registry::{Offered, Path, Route};
+
+/// When to try again, by what is missing.
+const RETRY_SOON: Duration = Duration::from_secs(1);
+const RETRY_LATER: Duration = Duration::from_secs(2);
+const RETRY_DOWN: Duration = Duration::from_secs(5);
+
+/// Why there is no way to a session.
+pub(super) struct NoWay {
+    denial: Denial,
+    /// Whether a relay is likely to come that changes it.
+    may_come: bool,
+}
+
+impl From<Denial> for NoWay {
+    fn from(denial: Denial) -> Self {
+        Self {
+            denial,
+            may_come: false,
+        }
+    }
+}
+
+impl Hub {
+    /// What a name under `/s/` or below the sessions' domain means: a session, else a pool of that name.
+    pub fn destination(&self, name: &SessionId) -> Destination {
+        let registry = self.registry();
+        let as_pool = name.as_str().parse::<PoolName>().ok();
+        match as_pool {
+            Some(pool) if registry.route(name).is_none() && registry.has_pool("", &pool) => {
+                Destination::Pool {
+                    pool,
+                    cluster: String::new(),
+                }
+            }
+            _ => Destination::Session(name.clone()),
+        }
+    }
+
+    /// Looks for something by a name; again whenever a relay has come that offers that name, for a limited time.
+    pub(super) async fn patiently<T>(
+        &self,
+        name: &str,
+        look: impl Fn() -> Result<T, NoWay>,
+    ) -> Result<T, Denial> {
+        let denial = match look() {
+            Err(NoWay { denial, may_come }) if may_come => denial,
+            found => return found.map_err(|none| none.denial),
+        };
+        let (within, most) = {
+            let limits = &self.config().limits;
+            (limits.relay_wait, limits.relay_waiting)
+        };
+        let Some(waiter) = self.waiting.enter(name, most) else {
+            let cause = format!("{}, and {most} requests wait already", denial.cause);
+            return Err(Denial { cause, ..denial });
+        };
+        debug!(cause = denial.cause, "waiting for a relay");
+        let until = Instant::now() + within;
+        loop {
+            let rung = waiter.rung();
+            match look() {
+                Err(none) if none.may_come => {}
+                found => return found.map_err(|none| none.denial),
+            }
+            if timeout_at(until, rung).await.is_err() {
+                return look().map_err(|none| none.denial);
+            }
+        }
+    }
+
+    /// What HTTP can reach by a name, from what is known just now.
+    pub(super) fn offer(&self, name: &SessionId) -> Result<Arc<Offered>, NoWay> {
+        let offer = match self.destination(name) {
+            Destination::Session(id) => {
+                let route = self.registry().route(&id);
+                let offer = route.and_then(|route| route.offer().cloned());
+                offer.ok_or_else(|| self.absent(&id))?
+            }
+            Destination::Pool { pool, cluster } => {
+                let members = self.registry().pool(&cluster, &pool);
+                let routes = members.map(|(routes, _turn)| routes).unwrap_or_default();
+                let offer = routes.iter().find_map(|route| route.offer().cloned());
+                offer.ok_or_else(|| self.empty_pool(&pool))?
+            }
+        };
+        suits(&offer, Kind::Http)?;
+        Ok(offer)
+    }
+
+    /// A tunnel for a stream, from what is known just now.
+    pub(super) fn choose(&self, to: &Destination, want: &Want) -> Result<Path<Tunnel>, NoWay> {
+        match to {
+            Destination::Session(session) => {
+                let route = self.registry().route(session);
+                let route = route.ok_or_else(|| self.absent(session))?;
+                let offer = route.offer().ok_or_else(|| self.absent(session))?;
+                suits(offer, want.kind)?;
+                let config = self.config();
+                let wish = wish(&config.site, config.policy, want, self.number());
+                let picked = pick::session(&route, &wish);
+                picked.cloned().map_err(|code| {
+                    let cause = format!("no tunnel of {} can take it", nodes(&route));
+                    NoWay {
+                        may_come: passes(code) && has_new(&route),
+                        denial: denied(code, session, &cause),
+                    }
+                })
+            }
+            Destination::Pool { pool, cluster } => self.choose_member(pool, cluster, want),
+        }
+    }
+
+    fn choose_member(
+        &self,
+        pool: &PoolName,
+        cluster: &str,
+        want: &Want,
+    ) -> Result<Path<Tunnel>, NoWay> {
+        let members = self.registry().pool(cluster, pool);
+        let Some((routes, turn)) = members else {
+            return Err(self.empty_pool(pool));
+        };
+        let client = want.sticky.as_deref();
+        let before = client.and_then(|client| self.member_before(pool.as_str(), client));
+        let config = self.config();
+        let wish = Wish {
+            sticky: before.as_ref(),
+            ..wish(&config.site, config.policy, want, turn)
+        };
+        let picked = pick::pool(routes.iter().map(AsRef::as_ref), &wish);
+        let path = picked.map_err(|code| NoWay {
+            may_come: passes(code) && routes.iter().any(|route| has_new(route)),
+            denial: denial(code, format!("no member of pool {pool} can take it")),
+        })?;
+        suits(&path.offer, want.kind)?;
+        if let Some(client) = client {
+            self.member_now(pool.as_str(), client, &path.offer.id);
+        }
+        Ok(path.clone())
+    }
+
+    /// Why there is no way to a session: it may come back, may be on its way, or is unknown.
+    fn absent(&self, session: &SessionId) -> NoWay {
+        let lost = {
+            let registry = self.registry();
+            registry.lost_home(session, Instant::now()).cloned()
+        };
+        if let Some(node) = lost {
+            let cause = format!("its home {node} was lost lately");
+            return denied(Code::HomeLost, session, &cause).into();
+        }
+        self.nobody(session.as_str()).unwrap_or_else(|| {
+            Denial::new(Code::UnknownSession, format!("nobody offers {session}")).into()
+        })
+    }
+
+    fn empty_pool(&self, pool: &PoolName) -> NoWay {
+        let name = format!("pool {pool}");
+        self.nobody(&name)
+            .unwrap_or_else(|| denial(Code::HomeLost, format!("{name}: it has no member")).into())
+    }
+
+    /// What holds for every name that nobody offers while relays are missing; none once they are there.
+    fn nobody(&self, name: &str) -> Option<NoWay> {
+        let (relays, lost) = {
+            let registry = self.registry();
+            let (_, _, lost) = registry.counts();
+            (registry.nodes().len(), lost)
+        };
+        let settling = self.is_settling();
+        let (code, cause) = if relays == 0 {
+            (Code::NoRelay, "no relay is connected")
+        } else if settling {
+            let cause = "the gateway started lately and not all nodes are back";
+            (Code::HomeLost, cause)
+        } else {
+            return None;
+        };
+        Some(NoWay {
+            denial: denial(code, format!("{name}: {cause}")),
+            // Whoever lost its relay hears so at once; a gateway that has just started has lost nobody.
+            may_come: settling || lost == 0,
+        })
+    }
+}
+
+/// Whether a tunnel that is new may soon take what none takes now.
+const fn passes(code: Code) -> bool {
+    matches!(code, Code::HomeLost | Code::Draining)
+}
+
+/// Whether one of its tunnels has just come.
+fn has_new(route: &Route<Tunnel>) -> bool {
+    route.paths().any(|path| path.member.is_new())
+}
+
+/// Whether a session can be reached in this way by somebody without a login.
+fn suits(offer: &Offered, kind: Kind) -> Result<(), Denial> {
+    let fits = match kind {
+        Kind::Http => {
+            let spoken = matches!(
+                offer.protocol,
+                Protocol::Http | Protocol::H2c | Protocol::Vnc
+            );
+            spoken && !offer.blind
+        }
+        Kind::Tls => offer.blind || offer.protocol == Protocol::Tls,
+        Kind::Tcp => offer.protocol != Protocol::Udp,
+        Kind::Udp => offer.protocol == Protocol::Udp,
+        Kind::Probe => false,
+    };
+    if !fits {
+        let cause = format!("{} speaks {}, not this", offer.id, offer.protocol.word());
+        return Err(Denial::new(Code::Misdirected, cause));
+    }
+    if !offer.anonymous {
+        let cause = format!("{} lets nobody in without a login", offer.id);
+        return Err(Denial::new(Code::LoginRequired, cause));
+    }
+    Ok(())
+}
+
+fn wish<'a>(site: &'a str, policy: Policy, want: &'a Want, turn: u64) -> Wish<'a> {
+    let turn = if policy == Policy::Random {
+        mixed(turn)
+    } else {
+        turn
+    };
+    Wish {
+        policy,
+        site,
+        port: want.port,
+        avoid: &want.avoid,
+        sticky: None,
+        turn,
+    }
+}
+
+/// Spreads numbers that count up over all numbers (the finaliser of SplitMix64).
+const fn mixed(number: u64) -> u64 {
+    let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+pub(super) fn denied(code: Code, session: &SessionId, cause: &str) -> Denial {
+    Denial {
+        session: Some(session.clone()),
+        ..denial(code, format!("{session}: {cause}"))
+    }
+}
+
+fn denial(code: Code, cause: String) -> Denial {
+    Denial {
+        retry_after: retry_after(code),
+        ..Denial::new(code, cause)
+    }
+}
+
+/// The nodes that offer a session, for the log.
+fn nodes(route: &Route<Tunnel>) -> String {
+    let names: BTreeSet<&str> = route
+        .paths()
+        .map(|path| path.member.who.node.as_str())
+        .collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+const fn retry_after(code: Code) -> Option<Duration> {
+    match code.status() {
+        503 if matches!(code, Code::SessionDown) => Some(RETRY_DOWN),
+        503 if matches!(code, Code::HomeLost | Code::NoRelay) => Some(RETRY_LATER),
+        503 => Some(RETRY_SOON),
+        _ => None,
+    }
+}
