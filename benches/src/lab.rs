@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sallyport_tests::Site;
+use sallyport_tests::{Site, Wan};
 
 use crate::cli::Cli;
+use crate::host::Host;
 use crate::origin::Origin;
 
 /// How much is measured.
@@ -50,19 +51,38 @@ impl Effort {
 pub struct Lab {
     /// How much is measured.
     pub effort: Effort,
+    /// Where users are, and what they connect to.
+    pub near: Host,
+    /// The node, with the origin.
+    pub far: Host,
     /// The service at the far end.
     pub origin: Origin,
     folder: PathBuf,
 }
 
 impl Lab {
-    /// A lab that keeps its files below `folder`.
+    /// A lab on this machine that keeps its files below `folder`.
     #[must_use]
     pub fn new(effort: Effort, folder: &Path) -> Self {
         Self {
             effort,
-            origin: Origin::start(),
+            near: Host::here(),
+            far: Host::here(),
+            origin: Origin::start(&Host::here()),
             folder: folder.to_owned(),
+        }
+    }
+
+    /// The same with its ends at those of a link.
+    #[must_use]
+    pub fn over(&self, wan: &Wan) -> Self {
+        let far = Host::of_network(wan.second(), Wan::SECOND);
+        Self {
+            effort: self.effort,
+            near: Host::of_network(wan.first(), Wan::FIRST),
+            origin: Origin::start(&far),
+            far,
+            folder: self.folder.clone(),
         }
     }
 

@@ -19,6 +19,7 @@ pub mod ways;
 pub mod lab;
 pub mod cli;
 pub mod origin;
+pub mod host;
 pub mod pattern;
 pub mod rounds;
 pub mod outcome;

@@ -1,6 +1,7 @@
 //! What clients do to a way.
 
 pub mod bulk;
+pub mod iperf;
 pub mod pings;
 pub mod opens;
 pub mod idle;

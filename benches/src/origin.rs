@@ -1,9 +1,12 @@
 //! The service at the far end of every way: it takes, gives or echoes bytes, as the first byte of a connection asks.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use crate::host::Host;
 use crate::pattern;
 
 /// First byte of a connection whose bytes, this one included, are echoed.
@@ -35,29 +38,33 @@ const TLS_HANDSHAKE: u8 = 22;
 const STACK: usize = 128 * 1024;
 
 /// A listening origin. Its threads end when their sockets do.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Origin {
     address: SocketAddr,
+    taken: Arc<AtomicU64>,
 }
 
 impl Origin {
-    /// Starts it on a loopback port.
+    /// Starts it on a port of a host.
     ///
     /// # Panics
     /// If there is no port.
     #[must_use]
-    pub fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
+    pub fn start(host: &Host) -> Self {
+        let listener = host.within(|| TcpListener::bind(host.at(0)).expect("a port"));
         let address = listener.local_addr().expect("it is bound");
+        let taken = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&taken);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let thread = thread::Builder::new().stack_size(STACK);
+                let counter = Arc::clone(&counter);
                 // A client that goes away in the middle of something is the client's affair.
-                let serving = thread.spawn(move || drop(serve(stream)));
+                let serving = thread.spawn(move || drop(serve(stream, &counter)));
                 serving.expect("the origin has a thread for each connection");
             }
         });
-        Self { address }
+        Self { address, taken }
     }
 
     /// Where it listens.
@@ -65,9 +72,15 @@ impl Origin {
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// Bytes that [`TAKE`] has taken so far.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
 }
 
-fn serve(mut stream: TcpStream) -> io::Result<()> {
+fn serve(mut stream: TcpStream, taken: &AtomicU64) -> io::Result<()> {
     stream.set_nodelay(true)?;
     match read_byte(&mut stream)? {
         ECHO => {
@@ -80,7 +93,7 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
         }
         TAKE => {
             let count = read_count(&mut stream)?;
-            pattern::receive(&mut stream, count)?;
+            pattern::receive(&mut stream, count, taken)?;
             stream.write_all(&[DONE])?;
             read_to_end(stream)
         }
@@ -92,7 +105,7 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
         // A blind way begins with a ClientHello, which is all that its proxies ever read of TLS.
         TLS_HANDSHAKE => {
             skip_record(&mut stream)?;
-            serve(stream)
+            serve(stream, taken)
         }
         HTTP => {
             skip_head(&mut stream)?;

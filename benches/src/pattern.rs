@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The largest prime below 256 KiB.
 const PERIOD: usize = 262_139;
@@ -78,11 +79,11 @@ pub fn send(stream: &mut impl Write, count: u64) -> io::Result<()> {
     stream.flush()
 }
 
-/// Reads `count` bytes, each of which must be the pattern's.
+/// Reads `count` bytes, each of which must be the pattern's, and counts them as they come.
 ///
 /// # Errors
 /// If the stream fails or ends early, or a byte is another one.
-pub fn receive(stream: &mut impl Read, count: u64) -> io::Result<()> {
+pub fn receive(stream: &mut impl Read, count: u64, counter: &AtomicU64) -> io::Result<()> {
     let mut place = Place::default();
     let mut buffer = vec![0; CHUNK];
     let mut left = count;
@@ -94,6 +95,7 @@ pub fn receive(stream: &mut impl Read, count: u64) -> io::Result<()> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         place.check(into.get(..read).unwrap_or_default())?;
+        counter.fetch_add(to_u64(read), Ordering::Relaxed);
         left = left.saturating_sub(to_u64(read));
     }
     Ok(())
@@ -109,6 +111,12 @@ mod tests {
 
     const SOME: u64 = 1_000_000;
 
+    fn received(mut bytes: &[u8]) -> io::Result<u64> {
+        let counter = AtomicU64::new(0);
+        receive(&mut bytes, SOME, &counter)?;
+        Ok(counter.into_inner())
+    }
+
     fn sent() -> Vec<u8> {
         let mut bytes = Vec::new();
         send(&mut bytes, SOME).expect("into memory");
@@ -117,7 +125,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_is_received() {
-        receive(&mut sent().as_slice(), SOME).expect("the same bytes");
+        assert_eq!(received(&sent()).expect("the same bytes"), SOME);
     }
 
     #[test]
@@ -131,10 +139,10 @@ mod tests {
         let mut doubled = whole.clone();
         doubled.splice(16_384..16_384, whole[..16_384].to_vec());
         for wrong in [flipped, swapped, doubled] {
-            let kind = receive(&mut wrong.as_slice(), SOME).map_err(|error| error.kind());
+            let kind = received(&wrong).map_err(|error| error.kind());
             assert_eq!(kind, Err(io::ErrorKind::InvalidData));
         }
-        let short = receive(&mut &whole[..999_999], SOME).map_err(|error| error.kind());
+        let short = received(&whole[..999_999]).map_err(|error| error.kind());
         assert_eq!(short, Err(io::ErrorKind::UnexpectedEof));
     }
 }

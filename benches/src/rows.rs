@@ -6,6 +6,7 @@ mod opens;
 mod http;
 mod memory;
 mod idle;
+mod wan;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -89,6 +90,36 @@ pub const ROWS: &[Row] = &[
         quick: false,
         run: idle::processes,
     },
+    Row {
+        id: "P3-wan",
+        title: "Bulk over a link that loses packets",
+        quick: false,
+        run: wan::lossy,
+    },
+    Row {
+        id: "P6-wan",
+        title: "64 bytes there and back beside a bulk stream, over a link",
+        quick: false,
+        run: wan::pings_beside_bulk,
+    },
+    Row {
+        id: "P7-wan",
+        title: "Open and one byte there and back over a link",
+        quick: false,
+        run: wan::first_byte,
+    },
+    Row {
+        id: "P8",
+        title: "Bulk over a long and fast link",
+        quick: false,
+        run: wan::long_and_fast,
+    },
+    Row {
+        id: "WAN",
+        title: "Bulk over links of 100 Mbit/s",
+        quick: false,
+        run: wan::table,
+    },
 ];
 
 /// A row and what it found, or why it could not be measured.
@@ -103,6 +134,15 @@ pub struct Entry {
 }
 
 impl Row {
+    /// Whether `--rows` means it by `wanted`: its id, or what that begins with before a hyphen.
+    #[must_use]
+    pub fn is(&self, wanted: &str) -> bool {
+        let row = self.id.split_once('-').map_or(self.id, |(row, _)| row);
+        [self.id, row]
+            .iter()
+            .any(|id| id.eq_ignore_ascii_case(wanted))
+    }
+
     /// Measures it. A row that fails leaves the others alone.
     #[must_use]
     pub fn measure(&self, lab: &Lab) -> Entry {

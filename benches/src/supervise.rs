@@ -9,6 +9,7 @@ use rustix::process::{
     Pid, Resource, Signal, WaitOptions, getpid, getrlimit, kill_process, set_child_subreaper,
     setrlimit,
 };
+use sallyport_tests::Wan;
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -55,6 +56,7 @@ async fn supervise() -> ExitCode {
         .args(std::env::args_os().skip(1))
         .env(FOLDER, folder.path());
     let mut worker = worker.spawn().expect("setpriv is installed (util-linux)");
+    let id = worker.id().expect("it was just started");
     let ended = tokio::select! {
         ended = worker.wait() => Some(ended),
         _ = interrupted.recv() => None,
@@ -65,6 +67,7 @@ async fn supervise() -> ExitCode {
         worker.kill().await.expect("our own child");
     }
     end_orphans();
+    Wan::remove_of(id);
     match ended {
         Some(Ok(status)) if status.success() => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
@@ -132,14 +135,12 @@ fn wanted(cli: &Cli) -> impl Iterator<Item = &'static Row> {
         if cli.rows.is_empty() {
             return row.quick || !cli.quick;
         }
-        cli.rows
-            .iter()
-            .any(|wanted| wanted.eq_ignore_ascii_case(row.id))
+        cli.rows.iter().any(|wanted| row.is(wanted))
     })
 }
 
 fn unknown_row(cli: &Cli) -> Option<&String> {
-    let known = |wanted: &str| ROWS.iter().any(|row| row.id.eq_ignore_ascii_case(wanted));
+    let known = |wanted: &str| ROWS.iter().any(|row| row.is(wanted));
     cli.rows.iter().find(|wanted| !known(wanted))
 }
 

@@ -9,16 +9,17 @@ mod socat;
 mod frp;
 mod chisel;
 mod piko;
+mod plain_quinn;
 
 use std::any::Any;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use sallyport_tests::{Daemon, Port};
 
 use crate::cost::Process;
+use crate::host::Host;
 use crate::lab::Lab;
 use crate::progress::say;
 
@@ -60,6 +61,8 @@ pub enum Way {
     Chisel,
     /// piko.
     Piko,
+    /// A tunnel with quinn's defaults, of our own making.
+    PlainQuinn,
     /// HTTP: nginx, neither TLS nor a proxy.
     Nginx,
     /// HTTP: nginx with TLS, rathole over plain TCP, nginx.
@@ -88,6 +91,7 @@ impl Way {
             Self::Frp => "frp",
             Self::Chisel => "chisel",
             Self::Piko => "piko",
+            Self::PlainQuinn => "plain quinn",
             Self::Nginx => "nginx alone, no TLS",
             Self::NginxRathole => "nginx TLS, rathole",
             Self::Https => "Sallyport HTTPS",
@@ -97,7 +101,7 @@ impl Way {
 
     fn start(self, lab: &Lab, clients: u32) -> Result<Running, String> {
         match self {
-            Self::Direct => Ok(Running::new(self, lab.origin.address())),
+            Self::Direct => Ok(Running::new(self, lab, lab.origin.address())),
             Self::Tls | Self::Quic | Self::Blind | Self::Upgraded => {
                 Ok(ours::start(self, lab, clients))
             }
@@ -108,6 +112,7 @@ impl Way {
             Self::Frp => frp::start(lab),
             Self::Chisel => chisel::start(lab),
             Self::Piko => piko::start(lab),
+            Self::PlainQuinn => Ok(plain_quinn::start(lab)),
             Self::Nginx => nginx::start_alone(lab),
             Self::NginxRathole => nginx::start_tunnelled(lab),
             Self::Https => ours::start_https(lab, clients),
@@ -149,27 +154,29 @@ pub struct Running {
     /// What a browser is given, where the way serves HTTP.
     pub url: String,
     address: SocketAddr,
+    /// Where its clients are.
+    host: Host,
     hello: Vec<u8>,
     _kept: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 impl Running {
-    /// A way whose clients connect to `address`.
-    #[must_use]
-    pub fn new(way: Way, address: SocketAddr) -> Self {
+    /// A way whose clients connect from the near end to `address`.
+    fn new(way: Way, lab: &Lab, address: SocketAddr) -> Self {
         Self {
             way,
             processes: Vec::new(),
             url: String::new(),
             address,
+            host: lab.near.clone(),
             hello: Vec::new(),
             _kept: Vec::new(),
         }
     }
 
-    /// A way whose clients connect to a loopback port.
-    fn at(way: Way, port: Port) -> Self {
-        Self::new(way, (Ipv4Addr::LOCALHOST, port.number()).into()).keep(port)
+    /// A way whose clients connect to a port of the near end.
+    fn at(way: Way, lab: &Lab, port: Port) -> Self {
+        Self::new(way, lab, lab.near.at(port.number())).keep(port)
     }
 
     /// Keeps a guard as long as the way runs.
@@ -214,7 +221,7 @@ impl Running {
     /// If the way is broken.
     #[must_use]
     pub fn connect(&self) -> TcpStream {
-        let connected = TcpStream::connect(self.address).and_then(|mut stream| {
+        let connected = self.host.connect(self.address).and_then(|mut stream| {
             stream.set_nodelay(true)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
@@ -223,13 +230,4 @@ impl Running {
         });
         connected.unwrap_or_else(|error| panic!("{} takes a connection: {error}", self.name()))
     }
-}
-
-/// A program of a peer, started with its output in a file of `folder`.
-fn daemon(folder: &Path, program: &str, args: &[&str]) -> Daemon {
-    Daemon::start(
-        Path::new(program),
-        args,
-        &folder.join(format!("{program}.log")),
-    )
 }

@@ -14,6 +14,7 @@ pub mod program;
 pub mod service;
 pub mod client;
 pub mod network;
+pub mod wan;
 pub mod stranger;
 pub mod raw;
 pub mod frames;
@@ -34,6 +35,7 @@ pub use site::{Gateway, Relay, Site};
 pub use stranger::Stranger;
 pub use unread::wait_read;
 pub use wait::{BOUND, eventually, eventually_some};
+pub use wan::{Link, Wan};
 
 use std::path::PathBuf;
 

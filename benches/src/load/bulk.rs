@@ -3,10 +3,11 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::lab::Lab;
 use crate::origin::{DONE, GIVE, TAKE};
 use crate::pattern;
 use crate::ways::Running;
@@ -86,23 +87,55 @@ impl Bulk {
             }
             Direction::Down => {
                 ask(&mut stream, GIVE, bytes)?;
-                pattern::receive(&mut stream, bytes)
+                pattern::receive(&mut stream, bytes, &AtomicU64::new(0))
             }
         }
     }
 }
 
-/// Keeps one stream of `way` as full as it gets while `work` is done.
+/// Bits a second of one stream, taken over `time` after `settle`.
+///
+/// # Panics
+/// If the stream breaks.
+#[must_use]
+pub fn timed(
+    lab: &Lab,
+    way: &Running,
+    direction: Direction,
+    (settle, time): (Duration, Duration),
+) -> f64 {
+    beside(way, direction, |received| {
+        let moved = || match direction {
+            Direction::Up => lab.origin.taken(),
+            Direction::Down => received.load(Ordering::Relaxed),
+        };
+        thread::sleep(settle);
+        let (begun, before) = (Instant::now(), moved());
+        thread::sleep(time);
+        let bytes = moved() - before;
+        to_f64(bytes) * 8.0 / begun.elapsed().as_secs_f64()
+    })
+}
+
+/// Exact as far as a benchmark goes.
+fn to_f64(bytes: u64) -> f64 {
+    const KIB: u64 = 1_024;
+    let rest = u32::try_from(bytes % KIB).unwrap_or_default();
+    let kibibytes = u32::try_from(bytes / KIB).unwrap_or(u32::MAX);
+    f64::from(kibibytes) * 1_024.0 + f64::from(rest)
+}
+
+/// Keeps one stream of `way` as full as it gets while `work` is done, which is given the count of bytes that came back.
 ///
 /// # Panics
 /// If the stream breaks before.
-pub fn beside<T>(way: &Running, direction: Direction, work: impl FnOnce() -> T) -> T {
-    let stop = AtomicBool::new(false);
+pub fn beside<T>(way: &Running, direction: Direction, work: impl FnOnce(&AtomicU64) -> T) -> T {
+    let (stop, received) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut stream = way.connect();
     thread::scope(|scope| {
-        let moving = scope.spawn(|| endless(&mut stream, direction, &stop));
+        let moving = scope.spawn(|| endless(&mut stream, direction, (&stop, &received)));
         let stopping = Stopping(&stop);
-        let done = work();
+        let done = work(&received);
         drop(stopping);
         let moved = moving.join().expect("the stream's thread does not panic");
         moved.unwrap_or_else(|error| panic!("{}: {error}", way.name()));
@@ -119,7 +152,11 @@ impl Drop for Stopping<'_> {
     }
 }
 
-fn endless(stream: &mut TcpStream, direction: Direction, stop: &AtomicBool) -> io::Result<()> {
+fn endless(
+    stream: &mut TcpStream,
+    direction: Direction,
+    (stop, received): (&AtomicBool, &AtomicU64),
+) -> io::Result<()> {
     let mut place = pattern::Place::default();
     let mut buffer = vec![0; pattern::CHUNK];
     match direction {
@@ -135,6 +172,7 @@ fn endless(stream: &mut TcpStream, direction: Direction, stop: &AtomicBool) -> i
             Direction::Down => {
                 let read = stream.read(&mut buffer)?;
                 place.check(buffer.get(..read).unwrap_or_default())?;
+                received.fetch_add(u64::try_from(read).unwrap_or_default(), Ordering::Relaxed);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::sync::atomic::AtomicU64;
 
 use sallyport_tests::Raw;
 
@@ -65,7 +66,7 @@ impl Client {
         }
         self.stream.write_all(&[BURSTS])?;
         self.stream.flush()?;
-        pattern::receive(&mut self.stream, BURST)
+        pattern::receive(&mut self.stream, BURST, &AtomicU64::new(0))
     }
 
     /// A byte there and back.

@@ -135,8 +135,8 @@ pub(super) fn loaded(lab: &Lab) -> Outcome {
 fn beside(way: &Running, time: Duration) -> Beside {
     Beside {
         alone: pings::run(way, time),
-        up: bulk::beside(way, Direction::Up, || pings::run(way, time)),
-        down: bulk::beside(way, Direction::Down, || pings::run(way, time)),
+        up: bulk::beside(way, Direction::Up, |_| pings::run(way, time)),
+        down: bulk::beside(way, Direction::Down, |_| pings::run(way, time)),
     }
 }
 

@@ -1,15 +1,20 @@
 //! Two HAProxy in TCP mode, one behind the other.
 
 use std::fs;
+use std::net::SocketAddr;
 
-use sallyport_tests::{Port, service};
+use sallyport_tests::Port;
 
-use super::{Running, Way, daemon, ours};
+use super::{Running, Way, ours};
+use crate::host::Host;
 use crate::lab::Lab;
 use crate::peers;
 
+/// What is done with every connection.
+const ALL: &str = "  default_backend next\n";
+
 pub(super) fn start(way: Way, lab: &Lab) -> Result<Running, String> {
-    peers::find("haproxy")?;
+    let haproxy = peers::find("haproxy")?;
     let site = lab.site();
     let (first, second) = (Port::reserve(), Port::reserve());
     let by_name = way == Way::HaproxyBlind;
@@ -20,35 +25,26 @@ pub(super) fn start(way: Way, lab: &Lab) -> Result<Running, String> {
             ours::BLIND
         )
     } else {
-        "  default_backend next\n".to_owned()
+        ALL.to_owned()
     };
-    let hop = |name: &str, port: u16, choose: &str, to: &str| {
+    let hop = |host: &Host, name: &str, port: &Port, (choose, to): (&str, SocketAddr)| {
         let config = format!(
             "global\n  maxconn 4096\ndefaults\n  mode tcp\n  option splice-auto\n  timeout connect 5s\n  \
-             timeout client 10m\n  timeout server 10m\nfrontend in\n  bind 127.0.0.1:{port}\n{choose}\
+             timeout client 10m\n  timeout server 10m\nfrontend in\n  bind {}\n{choose}\
              backend next\n  server next {to}\n",
+            host.at(port.number())
         );
         let path = site.path().join(format!("{name}.cfg"));
         fs::write(&path, config).map_err(|error| error.to_string())?;
         let path = path.display().to_string();
-        let started = daemon(site.path(), "haproxy", &["-db", "-f", &path]);
-        service::wait_listening(port);
+        let started = host.daemon(site.path(), &haproxy, &["-db", "-f", &path]);
+        host.wait_listening(port.number());
         Ok::<_, String>(started)
     };
-    let origin = lab.origin.address().to_string();
-    let inner = hop(
-        "inner",
-        second.number(),
-        "  default_backend next\n",
-        &origin,
-    )?;
-    let outer = hop(
-        "outer",
-        first.number(),
-        &choose,
-        &format!("127.0.0.1:{}", second.number()),
-    )?;
-    let running = Running::at(way, first)
+    let inner = hop(&lab.far, "inner", &second, (ALL, lab.origin.address()))?;
+    let next = lab.far.at(second.number());
+    let outer = hop(&lab.near, "outer", &first, (&choose, next))?;
+    let running = Running::at(way, lab, first)
         .process("outer", outer)
         .process("inner", inner);
     let running = if by_name {

@@ -1,4 +1,4 @@
-//! HTTP: nginx that serves a file, and another one in front of it with TLS and a tunnel between.
+//! HTTP: nginx that serves a file, and another one in front of it with TLS and a tunnel between. On this machine only.
 
 use std::fs;
 use std::path::Path;
@@ -39,7 +39,7 @@ pub(super) fn start_alone(lab: &Lab) -> Result<Running, String> {
     let site = lab.site();
     let Pages { daemon, port } = pages(&site)?;
     let url = format!("http://127.0.0.1:{}/{}", port.number(), super::PAGE);
-    Ok(Running::at(Way::Nginx, port)
+    Ok(Running::at(Way::Nginx, lab, port)
         .serving(url)
         .keep(daemon)
         .keep(site))
@@ -49,11 +49,8 @@ pub(super) fn start_alone(lab: &Lab) -> Result<Running, String> {
 pub(super) fn start_tunnelled(lab: &Lab) -> Result<Running, String> {
     let site = lab.site();
     let pages = pages(&site)?;
-    let tunnel = rathole::tunnel(
-        &site,
-        Way::Rathole,
-        &format!("127.0.0.1:{}", pages.port.number()),
-    )?;
+    let target = lab.far.at(pages.port.number());
+    let tunnel = rathole::tunnel(lab, &site, Way::Rathole, target)?;
     let certificate = Certificate::make(site.path(), "front", "IP:127.0.0.1");
     let port = Port::reserve();
     let server = format!(
@@ -69,7 +66,7 @@ pub(super) fn start_tunnelled(lab: &Lab) -> Result<Running, String> {
     let front = start_nginx(site.path(), "front", &server)?;
     wait_listening(port.number());
     let url = format!("https://127.0.0.1:{}/{}", port.number(), super::PAGE);
-    let running = Running::at(Way::NginxRathole, port)
+    let running = Running::at(Way::NginxRathole, lab, port)
         .serving(url)
         .process("nginx", front);
     let running = running

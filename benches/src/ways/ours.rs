@@ -1,6 +1,6 @@
 //! Ours: one gateway, one relay, one tunnel.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -25,66 +25,93 @@ pub(super) fn start(way: Way, lab: &Lab, clients: u32) -> Running {
     let site = lab.site();
     let raw = Port::reserve();
     let ports = format!(
-        "[[tcp]]\nlisten = \"127.0.0.1:{}\"\nsession = \"raw\"\n\
+        "[[tcp]]\nlisten = \"{}\"\nsession = \"raw\"\n\
          [[passthrough]]\nsni = \"{BLIND}\"\nsession = \"blind\"\n",
-        raw.number()
+        lab.near.at(raw.number())
     );
-    let gateway = gateway(&site, &[ports, limits(clients)].concat());
     let protocols = [("raw", "tcp"), ("blind", "tls"), (WEB, "http")];
     let origin = lab.origin.address();
     let sessions = protocols.map(|(id, protocol)| session(id, protocol, origin));
-    let relay = relay(&site, &gateway, (way, clients), &sessions.concat());
-    gateway.wait_session(WEB);
-    let front = gateway.address(Ipv4Addr::LOCALHOST.into());
+    let pair = Pair::start(lab, &site, way, (clients, &ports, &sessions.concat()));
     let running = if way == Way::Blind {
-        Running::new(way, front).greeting(client_hello(BLIND))
+        Running::new(way, lab, pair.front(lab)).greeting(client_hello(BLIND))
     } else if way == Way::Upgraded {
-        Running::new(way, front).serving(gateway.session_url(WEB, "/"))
+        let url = pair.gateway.session_url(WEB, "/");
+        Running::new(way, lab, pair.front(lab)).serving(url)
     } else {
-        Running::new(way, (Ipv4Addr::LOCALHOST, raw.number()).into())
+        Running::at(way, lab, raw)
     };
-    with_processes(running, gateway, relay).keep(raw).keep(site)
+    pair.run(running).keep(site)
 }
 
 /// HTTPS that the gateway ends, in front of nginx.
 pub(super) fn start_https(lab: &Lab, clients: u32) -> Result<Running, String> {
     let site = lab.site();
     let pages = nginx::pages(&site)?;
-    let gateway = gateway(&site, &limits(clients));
-    let target = (Ipv4Addr::LOCALHOST, pages.port.number()).into();
-    let sessions = session(WEB, "http", target);
-    let relay = relay(&site, &gateway, (Way::Https, clients), &sessions);
-    gateway.wait_session(WEB);
-    let front = gateway.address(Ipv4Addr::LOCALHOST.into());
-    let url = gateway.session_url(WEB, &format!("/{}", super::PAGE));
-    let running = Running::new(Way::Https, front).serving(url);
-    let running = with_processes(running, gateway, relay);
-    Ok(running.keep((pages.daemon, pages.port)).keep(site))
+    let sessions = session(WEB, "http", lab.far.at(pages.port.number()));
+    let pair = Pair::start(lab, &site, Way::Https, (clients, "", &sessions));
+    let url = pair.gateway.session_url(WEB, &format!("/{}", super::PAGE));
+    let running = Running::new(Way::Https, lab, pair.front(lab)).serving(url);
+    Ok(pair
+        .run(running)
+        .keep((pages.daemon, pages.port))
+        .keep(site))
 }
 
-/// All clients come from one address here; a connection is not ended for the number of its requests.
-fn limits(clients: u32) -> String {
-    format!(
-        "[limits]\nconnections_per_source = {}\nmax_requests = 1000000\n",
-        clients + 64
-    )
+/// One gateway and one relay.
+struct Pair {
+    gateway: Gateway,
+    relay: Relay,
 }
 
-fn gateway(site: &Site, extra: &str) -> Gateway {
-    let mut gateway = site.gateway_init("gateway", "127.0.0.1", &[]);
-    gateway.extend(extra);
-    gateway.start_prepared(quietly);
-    gateway.wait_ready();
-    gateway
-}
+impl Pair {
+    /// Starts them for so many clients at once, with further configuration of each, and waits for [`WEB`].
+    fn start(
+        lab: &Lab,
+        site: &Site,
+        way: Way,
+        (clients, ports, sessions): (u32, &str, &str),
+    ) -> Self {
+        let mut gateway = site.gateway_init("gateway", &lab.near.ip().to_string(), &[]);
+        // All clients come from one address here; a connection is not ended for the number of its requests.
+        gateway.extend(&format!(
+            "{ports}[limits]\nconnections_per_source = {}\nmax_requests = 1000000\n",
+            clients + 64
+        ));
+        if let Some(network) = lab.near.network() {
+            gateway.enter(network);
+        }
+        gateway.start_prepared(quietly);
+        gateway.wait_ready();
 
-fn relay(site: &Site, gateway: &Gateway, (way, clients): (Way, u32), sessions: &str) -> Relay {
-    let transport = if way == Way::Quic { "quic" } else { "tls" };
-    let tunnels = clients.div_ceil(STREAMS_PER_TUNNEL);
-    let config = format!("transport = \"{transport}\"\ntunnels = {tunnels}\n{sessions}");
-    let mut relay = site.relay_stopped("node", &[gateway], &config);
-    relay.start_prepared(quietly);
-    relay
+        let transport = if way == Way::Quic { "quic" } else { "tls" };
+        let tunnels = clients.div_ceil(STREAMS_PER_TUNNEL);
+        let config = format!("transport = \"{transport}\"\ntunnels = {tunnels}\n{sessions}");
+        let mut relay = site.relay_stopped("node", &[&gateway], &config);
+        if let Some(network) = lab.far.network() {
+            relay.enter(network);
+        }
+        relay.start_prepared(quietly);
+        gateway.wait_session(WEB);
+        Self { gateway, relay }
+    }
+
+    /// Where the gateway's own port is.
+    fn front(&self, lab: &Lab) -> SocketAddr {
+        lab.near.at(self.gateway.port())
+    }
+
+    fn run(self, mut running: Running) -> Running {
+        let Self {
+            mut gateway,
+            mut relay,
+        } = self;
+        running.processes = vec![
+            Process::new("gateway", gateway.daemon().id()),
+            Process::new("relay", relay.daemon().id()),
+        ];
+        running.keep(relay).keep(gateway)
+    }
 }
 
 /// Without the debug lines that tests want.
@@ -96,14 +123,6 @@ fn session(id: &str, protocol: &str, target: SocketAddr) -> String {
     format!(
         "[[session]]\nid = \"{id}\"\nprotocol = \"{protocol}\"\ntarget = \"{target}\"\naccess = \"public\"\n"
     )
-}
-
-fn with_processes(mut running: Running, mut gateway: Gateway, mut relay: Relay) -> Running {
-    running.processes = vec![
-        Process::new("gateway", gateway.daemon().id()),
-        Process::new("relay", relay.daemon().id()),
-    ];
-    running.keep(relay).keep(gateway)
 }
 
 /// A ClientHello as a real TLS stack writes it.

@@ -1,22 +1,22 @@
 //! rathole: a server and a client, over plain TCP or encrypted with noise.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 
-use sallyport_tests::{Daemon, Port, Site, run_ok, service};
+use sallyport_tests::{Daemon, Port, Site, run_ok};
 
-use super::{Running, Way, daemon};
+use super::{Running, Way};
+use crate::host::Host;
 use crate::lab::Lab;
 use crate::peers;
 
 pub(super) fn start(way: Way, lab: &Lab) -> Result<Running, String> {
     let site = lab.site();
-    let tunnel = tunnel(&site, way, &lab.origin.address().to_string())?;
-    let running = Running::at(way, tunnel.raw).process("server", tunnel.server);
-    Ok(running
-        .process("client", tunnel.client)
-        .keep(tunnel.control)
-        .keep(site))
+    let tunnel = tunnel(lab, &site, way, lab.origin.address())?;
+    let running = Running::at(way, lab, tunnel.raw).process("server", tunnel.server);
+    let running = running.process("client", tunnel.client);
+    Ok(running.keep(tunnel.control).keep(site))
 }
 
 /// A server and a client, and the port that leads to their target.
@@ -27,39 +27,39 @@ pub(super) struct Tunnel {
     pub(super) client: Daemon,
 }
 
-pub(super) fn tunnel(site: &Site, way: Way, target: &str) -> Result<Tunnel, String> {
-    peers::find("rathole")?;
+pub(super) fn tunnel(
+    lab: &Lab,
+    site: &Site,
+    way: Way,
+    target: SocketAddr,
+) -> Result<Tunnel, String> {
+    let rathole = peers::find("rathole")?;
     let (control, raw) = (Port::reserve(), Port::reserve());
     let [of_server, of_client] = if way == Way::RatholeNoise {
         noise()
     } else {
         [String::new(), String::new()]
     };
+    let meeting = lab.near.at(control.number());
     let server = format!(
-        "[server]\nbind_addr = \"127.0.0.1:{}\"\ndefault_token = \"bench\"\n{of_server}\
-         [server.services.raw]\nbind_addr = \"127.0.0.1:{}\"\n",
-        control.number(),
-        raw.number(),
+        "[server]\nbind_addr = \"{meeting}\"\ndefault_token = \"bench\"\n{of_server}\
+         [server.services.raw]\nbind_addr = \"{}\"\n",
+        lab.near.at(raw.number()),
     );
     let client = format!(
-        "[client]\nremote_addr = \"127.0.0.1:{}\"\ndefault_token = \"bench\"\n{of_client}\
+        "[client]\nremote_addr = \"{meeting}\"\ndefault_token = \"bench\"\n{of_client}\
          [client.services.raw]\nlocal_addr = \"{target}\"\n",
-        control.number(),
     );
-    let start = |role: &str, config: String| {
+    let start = |host: &Host, role: &str, config: String| {
         let path = site.path().join(format!("{role}.toml"));
         fs::write(&path, config).map_err(|error| error.to_string())?;
         let path = path.display().to_string();
-        Ok::<_, String>(daemon(
-            site.path(),
-            "rathole",
-            &[&format!("--{role}"), &path],
-        ))
+        Ok::<_, String>(host.daemon(site.path(), &rathole, &[&format!("--{role}"), &path]))
     };
-    let server = start("server", server)?;
-    service::wait_listening(control.number());
-    let client = start("client", client)?;
-    service::wait_listening(raw.number());
+    let server = start(&lab.near, "server", server)?;
+    lab.near.wait_listening(control.number());
+    let client = start(&lab.far, "client", client)?;
+    lab.near.wait_listening(raw.number());
     Ok(Tunnel {
         raw,
         control,

@@ -1,27 +1,31 @@
 //! Two socat, one behind the other, a process for each connection.
 
-use sallyport_tests::{Port, service};
+use std::net::SocketAddr;
 
-use super::{Running, Way, daemon};
+use sallyport_tests::Port;
+
+use super::{Running, Way};
+use crate::host::Host;
 use crate::lab::Lab;
 use crate::peers;
 
 pub(super) fn start(lab: &Lab) -> Result<Running, String> {
-    peers::find("socat")?;
+    let socat = peers::find("socat")?;
     let site = lab.site();
     let (first, second) = (Port::reserve(), Port::reserve());
-    let hop = |port: u16, to: &str| {
-        let listen = format!("TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork,nodelay,backlog=512");
-        let started = daemon(
-            site.path(),
-            "socat",
-            &[&listen, &format!("TCP:{to},nodelay")],
+    let hop = |host: &Host, port: &Port, to: SocketAddr| {
+        let listen = format!(
+            "TCP-LISTEN:{},bind={},reuseaddr,fork,nodelay,backlog=512",
+            port.number(),
+            host.ip()
         );
-        service::wait_listening(port);
+        let args = [&*listen, &format!("TCP:{to},nodelay")];
+        let started = host.daemon(site.path(), &socat, &args);
+        host.wait_listening(port.number());
         started
     };
-    let inner = hop(second.number(), &lab.origin.address().to_string());
-    let outer = hop(first.number(), &format!("127.0.0.1:{}", second.number()));
-    let running = Running::at(Way::Socat, first).process("outer", outer);
+    let inner = hop(&lab.far, &second, lab.origin.address());
+    let outer = hop(&lab.near, &first, lab.far.at(second.number()));
+    let running = Running::at(Way::Socat, lab, first).process("outer", outer);
     Ok(running.process("inner", inner).keep(second).keep(site))
 }

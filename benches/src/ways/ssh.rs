@@ -1,4 +1,4 @@
-//! OpenSSH: a remote forward.
+//! OpenSSH: a remote forward. On this machine only.
 
 use std::path::Path;
 
@@ -29,7 +29,7 @@ pub(super) fn start(lab: &Lab) -> Result<Running, String> {
     let args: Vec<_> = client.get_args().map(ToOwned::to_owned).collect();
     let client = Daemon::start(Path::new("ssh"), &args, &site.path().join("ssh.log"));
     wait_listening(raw.number());
-    let mut running = Running::at(Way::Ssh, raw);
+    let mut running = Running::at(Way::Ssh, lab, raw);
     running
         .processes
         .push(Process::new("sshd", server.daemon.id()));
