@@ -32,8 +32,8 @@ pub fn admin(hub: &Arc<Hub>, metrics: Metrics, ready: Ready) -> Arc<Admin> {
             Box::pin(async move { answer })
         })
         .route(Method::POST, FORGET, move |request| {
-            let answer = forget(&for_forget, &request);
-            Box::pin(async move { answer })
+            let hub = Arc::clone(&for_forget);
+            Box::pin(async move { forget(&hub, &request).await })
         });
     Arc::new(admin)
 }
@@ -45,7 +45,7 @@ fn as_json(value: &impl Serialize) -> Result<Value, AdminError> {
 }
 
 /// Releases a name. Tunnels of the node end: whoever comes next under the name may bring another key.
-fn forget(hub: &Hub, request: &AdminRequest) -> Result<Value, AdminError> {
+async fn forget(hub: &Hub, request: &AdminRequest) -> Result<Value, AdminError> {
     let node = request
         .body
         .as_ref()
@@ -65,5 +65,10 @@ fn forget(hub: &Hub, request: &AdminRequest) -> Result<Value, AdminError> {
     hub.change(|registry| registry.release_homes(&node));
     hub.heard_of(&node);
     warn!(%node, tunnels, "node name released by the administrator");
+    hub.names.saved().await.map_err(|cause| {
+        let text =
+            format!("the name is free until the gateway ends, but that is not saved: {cause}");
+        AdminError::new(http::StatusCode::INTERNAL_SERVER_ERROR, text)
+    })?;
     Ok(json!({ "node": node, "tunnels": tunnels }))
 }

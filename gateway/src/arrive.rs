@@ -1,6 +1,5 @@
 //! A relay at the door: who it is, whether its name is its own, and whether it may join.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -76,17 +75,26 @@ impl Arrival {
             software: admitted.software.clone(),
         }
     }
+
+    /// What the name of its node would be bound to.
+    fn binding(&self) -> Binding {
+        Binding {
+            key: NodeKey::new(self.admitted.node_key),
+            kid: self.admitted.kid.clone(),
+            ephemeral: self.admitted.scope.ephemeral,
+        }
+    }
 }
 
 impl Gatekeeper for Visitor {
-    fn admit(
+    async fn admit(
         &self,
         hello: &Hello,
         binding: &[u8; BINDING_LEN],
         peer: SocketAddr,
         transport: Transport,
     ) -> Result<Welcome, Refused> {
-        match self.hub.examine(hello, binding, peer) {
+        match self.hub.examine(hello, binding, peer).await {
             Ok(arrival) => {
                 let welcome = self.hub.welcome(&arrival);
                 let _only_once = self.arrival.set(arrival);
@@ -117,7 +125,23 @@ impl Gatekeeper for Visitor {
 }
 
 impl Hub {
-    fn examine(
+    async fn examine(
+        &self,
+        hello: &Hello,
+        binding: &[u8; BINDING_LEN],
+        peer: SocketAddr,
+    ) -> Result<Arrival, Refusal> {
+        let arrival = self.identify(hello, binding, peer)?;
+        match self.let_in(&arrival).await {
+            Ok(()) => Ok(arrival),
+            Err((code, cause)) => Err(Refusal {
+                kid: Some(arrival.admitted.kid),
+                ..Refusal::new(code, &cause, COME_BACK)
+            }),
+        }
+    }
+
+    fn identify(
         &self,
         hello: &Hello,
         binding: &[u8; BINDING_LEN],
@@ -137,25 +161,25 @@ impl Hub {
         let key = key.map_err(|error| {
             Refusal::new(Code::Unauthorised, &error.to_string(), Duration::ZERO)
         })?;
-        let arrival = Arrival {
+        Ok(Arrival {
             tunnel: self.number(),
             admitted,
             key,
-        };
-        let refusal = |code: Code, cause: &str| Refusal {
-            kid: Some(arrival.admitted.kid.clone()),
-            ..Refusal::new(code, cause, COME_BACK)
-        };
+        })
+    }
+
+    /// Gives it its name, on disk before it hears so: a crash must not free a name that a node was told is its own.
+    async fn let_in(&self, arrival: &Arrival) -> Result<(), (Code, String)> {
         // First whether it may join: a name is neither bound for, nor taken over by, a relay that stays out.
         self.may_join(&arrival.who())
-            .map_err(|error| refusal(error.code(), &error.to_string()))?;
-        self.claim(&arrival).map_err(|error| match error {
-            ClaimError::Taken => refusal(Code::NameTaken, &error.to_string()),
-            ClaimError::Full | ClaimError::Share => refusal(Code::Limit, &error.to_string()),
-        })?;
-        self.save_name(&arrival.admitted.node)
-            .map_err(|cause| refusal(Code::Internal, &format!("its name is not saved: {cause}")))?;
-        Ok(arrival)
+            .map_err(|error| (error.code(), error.to_string()))?;
+        self.claim(arrival)
+            .map_err(|error| (error.code(), error.to_string()))?;
+        if !self.names.is_saved(&arrival.admitted.node) {
+            let not_saved = |cause| (Code::Internal, format!("its name is not saved: {cause}"));
+            self.names.saved().await.map_err(not_saved)?;
+        }
+        Ok(())
     }
 
     /// A source that failed often waits, unless relays live there: one that is set up wrongly must not
@@ -201,32 +225,22 @@ impl Hub {
     }
 
     fn claim(&self, arrival: &Arrival) -> Result<(), ClaimError> {
-        let node = &arrival.admitted.node;
-        let binding = Binding {
-            key: NodeKey::new(arrival.admitted.node_key),
-            kid: arrival.admitted.kid.clone(),
-            ephemeral: arrival.admitted.scope.ephemeral,
-        };
-        let misses = self.config().tunnels.probe_misses;
-        let is_dead = || self.registry().is_dead(node, misses);
-        match self.names.claim(node, binding, is_dead)? {
+        let Admitted { node, kid, .. } = &arrival.admitted;
+        let is_dead = || self.is_dead(node);
+        match self.names.claim(node, arrival.binding(), is_dead)? {
             Claim::Known => {}
-            Claim::Bound => info!(%node, kid = arrival.admitted.kid, "node name bound"),
+            Claim::Bound => info!(%node, kid, "node name bound"),
             Claim::Rekeyed => {
-                warn!(%node, kid = arrival.admitted.kid, "node_rekeyed");
+                warn!(%node, kid, "node_rekeyed");
                 self.expel(node, Code::NameTaken);
             }
         }
         Ok(())
     }
 
-    /// Before the welcome, for a crash must not free a name that a node was told is its own. It happens once in
-    /// the life of a name, so a thread may be spent on it.
-    fn save_name(&self, node: &NodeName) -> io::Result<()> {
-        if self.names.is_saved(node) {
-            return Ok(());
-        }
-        tokio::task::block_in_place(|| self.names.save())
+    fn is_dead(&self, node: &NodeName) -> bool {
+        let misses = self.config().tunnels.probe_misses;
+        self.registry().is_dead(node, misses)
     }
 
     fn welcome(&self, arrival: &Arrival) -> Welcome {

@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sallyport_ops::files;
-use sallyport_wire::NodeName;
+use sallyport_wire::{Code, NodeName};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 /// File in the state directory.
 const FILE: &str = "names.json";
+
+/// Nobody waits longer for the disk: a relay gives its gateway 5 s to answer.
+const SAVE_WITHIN: Duration = Duration::from_secs(4);
 
 /// Public key of a node (Ed25519).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -103,6 +107,27 @@ pub enum ClaimError {
     Share,
 }
 
+impl ClaimError {
+    /// The code that the relay hears.
+    pub const fn code(self) -> Code {
+        match self {
+            Self::Taken => Code::NameTaken,
+            Self::Full | Self::Share => Code::Limit,
+        }
+    }
+}
+
+/// Why it is not known that the names are on disk.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotSaved {
+    /// The file system refused.
+    #[error("{0}")]
+    Refused(String),
+    /// It took too long.
+    #[error("the disk took longer than {0:?}")]
+    TooSlow(Duration),
+}
+
 /// Why the names could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum NamesError {
@@ -133,9 +158,19 @@ pub struct Names {
     bound: Mutex<Bound>,
     /// Held while the file is written, so that an older state never replaces a newer one.
     writing: Mutex<()>,
-    /// The last change that is on disk.
-    written: AtomicU64,
+    saved: watch::Sender<Saved>,
     changed: Notify,
+}
+
+/// How far the file has come.
+#[derive(Debug, Default)]
+struct Saved {
+    /// The last change that was to be written.
+    tried: u64,
+    /// The last change that is on disk.
+    written: u64,
+    /// Why the one is not the other.
+    fault: String,
 }
 
 #[derive(Debug, Default)]
@@ -195,7 +230,7 @@ impl Names {
             per_kid: most,
             bound: Mutex::new(Bound { owners, changes: 0 }),
             writing: Mutex::new(()),
-            written: AtomicU64::new(0),
+            saved: watch::Sender::default(),
             changed: Notify::new(),
         })
     }
@@ -224,19 +259,31 @@ impl Names {
         may_rekey: impl FnOnce() -> bool,
     ) -> Result<Claim, ClaimError> {
         let mut bound = self.bound();
-        let claim = match bound.get(node) {
-            Some(owner) if owner.key == binding.key => return Ok(Claim::Known),
-            Some(owner) if owner.ephemeral && binding.ephemeral && may_rekey() => Claim::Rekeyed,
-            Some(_) => return Err(ClaimError::Taken),
-            None if bound.owners.len() >= self.most => return Err(ClaimError::Full),
-            None if bound.count_of(&binding.kid) >= self.per_kid => {
-                return Err(ClaimError::Share);
-            }
-            None => Claim::Bound,
-        };
-        let since = bound.change();
-        bound.owners.insert(node.clone(), Owner { binding, since });
+        let claim = self.judge(&bound, node, &binding, may_rekey)?;
+        if claim != Claim::Known {
+            let since = bound.change();
+            bound.owners.insert(node.clone(), Owner { binding, since });
+        }
         Ok(claim)
+    }
+
+    fn judge(
+        &self,
+        bound: &Bound,
+        node: &NodeName,
+        binding: &Binding,
+        may_rekey: impl FnOnce() -> bool,
+    ) -> Result<Claim, ClaimError> {
+        match bound.get(node) {
+            Some(owner) if owner.key == binding.key => Ok(Claim::Known),
+            Some(owner) if owner.ephemeral && binding.ephemeral && may_rekey() => {
+                Ok(Claim::Rekeyed)
+            }
+            Some(_) => Err(ClaimError::Taken),
+            None if bound.owners.len() >= self.most => Err(ClaimError::Full),
+            None if bound.count_of(&binding.kid) >= self.per_kid => Err(ClaimError::Share),
+            None => Ok(Claim::Bound),
+        }
     }
 
     /// Releases a name. False if it was not bound.
@@ -245,7 +292,6 @@ impl Names {
         let gone = bound.owners.remove(node).is_some();
         if gone {
             bound.change();
-            self.changed.notify_one();
         }
         gone
     }
@@ -255,7 +301,32 @@ impl Names {
         self.bound().bindings()
     }
 
-    /// Waits until a name was released, or for [`Names::save_again`].
+    /// Whether the owner of this name, if it has one, is on disk.
+    pub fn is_saved(&self, node: &NodeName) -> bool {
+        let since = self.bound().owners.get(node).map_or(0, |owner| owner.since);
+        since <= self.saved.borrow().written
+    }
+
+    /// Waits until all that was claimed and released so far is on disk. Whoever comes while a write is under way
+    /// is served by the next one, so a crowd needs few of them, and none of it holds a thread.
+    ///
+    /// # Errors
+    /// [`NotSaved`] if the disk refused, or took too long.
+    pub async fn saved(&self) -> Result<(), NotSaved> {
+        // A change of one's own: an attempt at those before may have failed already.
+        let wanted = self.bound().change();
+        self.changed.notify_one();
+        let mut saved = self.saved.subscribe();
+        let tried = saved.wait_for(|saved| saved.tried >= wanted);
+        match timeout(SAVE_WITHIN, tried).await {
+            Ok(Ok(saved)) if saved.written >= wanted => Ok(()),
+            Ok(Ok(saved)) => Err(NotSaved::Refused(saved.fault.clone())),
+            // The sender is this value's own, so it is there.
+            Ok(Err(_)) | Err(_) => Err(NotSaved::TooSlow(SAVE_WITHIN)),
+        }
+    }
+
+    /// Waits until somebody waits for [`Names::saved`], or for [`Names::save_again`].
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -265,30 +336,30 @@ impl Names {
         self.changed.notify_one();
     }
 
-    /// Whether the owner of this name, if it has one, is on disk.
-    pub fn is_saved(&self, node: &NodeName) -> bool {
-        let since = self.bound().owners.get(node).map_or(0, |owner| owner.since);
-        since <= self.written.load(Ordering::Acquire)
-    }
-
-    /// Writes the names as they are now, whole or not at all; it blocks. Whoever comes while another one writes
-    /// finds its own change written by the next one in line, so a crowd needs few writes.
+    /// Writes the names as they are now, whole or not at all; it blocks.
     ///
     /// # Errors
     /// The file system's, with the old file left as it was.
     pub fn save(&self) -> std::io::Result<()> {
-        let wanted = self.bound().changes;
         let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.written.load(Ordering::Acquire) >= wanted {
-            return Ok(());
-        }
         let (bindings, changes) = {
             let bound = self.bound();
             (bound.bindings(), bound.changes)
         };
-        files::write_atomic(&self.path, &serde_json::to_vec_pretty(&bindings)?, 0o600)?;
-        self.written.store(changes, Ordering::Release);
-        Ok(())
+        if self.saved.borrow().written >= changes {
+            return Ok(());
+        }
+        let written = serde_json::to_vec_pretty(&bindings)
+            .map_err(std::io::Error::from)
+            .and_then(|text| files::write_atomic(&self.path, &text, 0o600));
+        self.saved.send_modify(|saved| {
+            saved.tried = changes;
+            match &written {
+                Ok(()) => saved.written = changes,
+                Err(cause) => saved.fault = cause.to_string(),
+            }
+        });
+        written
     }
 
     fn bound(&self) -> MutexGuard<'_, Bound> {
@@ -298,6 +369,10 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::task::JoinSet;
+
     use super::*;
 
     fn node(name: &str) -> NodeName {
@@ -357,6 +432,59 @@ mod tests {
         assert!(names(dir.path(), 8).is_saved(&node("n1")), "it was read");
         claim("n2").expect("free");
         assert!(before.is_saved(&node("n1")) && !before.is_saved(&node("n2")));
+    }
+
+    #[tokio::test]
+    async fn a_crowd_of_new_names_needs_few_writes_and_no_threads() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = Arc::new(names(dir.path(), 1_000));
+        let mut crowd = JoinSet::new();
+        for number in 0..1_000 {
+            let (names, node) = (Arc::clone(&names), node(&format!("n{number}")));
+            crowd.spawn(async move {
+                let claim = names.claim(&node, bind(1, "k1", false), || false);
+                claim.expect("free");
+                names.saved().await
+            });
+        }
+        let (mut writes, mut saved) = (0, Vec::new());
+        loop {
+            tokio::select! {
+                biased;
+                () = names.changed() => {
+                    writes += 1;
+                    names.save().expect("writable");
+                }
+                done = crowd.join_next() => match done {
+                    Some(done) => saved.push(done.expect("it ended")),
+                    None => break,
+                },
+            }
+        }
+
+        assert_eq!(saved, vec![Ok(()); 1_000]);
+        assert!(writes <= 50, "{writes} writes");
+        let again = Names::load(dir.path(), 1_000).expect("readable");
+        assert_eq!(again.all().len(), 1_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_is_not_waited_for_and_a_fault_is_told_once_it_is_known() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = names(dir.path(), 8);
+        let claim = |name: &str| names.claim(&node(name), bind(1, "k1", false), || false);
+        claim("n1").expect("free");
+        assert_eq!(names.saved().await, Err(NotSaved::TooSlow(SAVE_WITHIN)));
+
+        std::fs::create_dir(dir.path().join(FILE)).expect("in the way of the file");
+        let (saved, fault) = tokio::join!(names.saved(), async {
+            names.save().expect_err("it is in the way")
+        });
+        assert_eq!(saved, Err(NotSaved::Refused(fault.to_string())));
+
+        std::fs::remove_dir(dir.path().join(FILE)).expect("empty");
+        let (saved, _) = tokio::join!(names.saved(), async { names.save().expect("writable") });
+        assert_eq!(saved, Ok(()), "an older fault is forgotten");
     }
 
     #[test]

@@ -36,7 +36,7 @@ use sockets::Sockets;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Between attempts to write the names when the disk refuses.
-const SAVE_AGAIN: Duration = Duration::from_secs(5);
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Steps of `/readyz`.
 const SERVING: &str = "serving";
@@ -107,12 +107,15 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         .enable_all()
         .build();
     let runtime = runtime.map_err(ServeError::system("starting threads"))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let signals = Signals::new().map_err(ServeError::system("listening to signals"))?;
         let gateway = Gateway::start(config).inspect_err(|cause| error!(%cause, "not started"))?;
         gateway.until_told(signals).await;
         Ok(())
-    })
+    });
+    // A disk that hangs does not hold the process.
+    runtime.shutdown_timeout(FAREWELL);
+    ended
 }
 
 /// A running gateway.
@@ -290,9 +293,6 @@ impl Gateway {
         }
         self.house.stop();
         self.house.drain(FAREWELL).await;
-        if let Err(cause) = self.hub.names.save() {
-            error!(%cause, "the names could not be saved");
-        }
         info!("gateway ended");
     }
 }
@@ -370,17 +370,20 @@ fn endpoints(
         .collect::<Result<_, _>>()?)
 }
 
-/// Writes the names whenever one is released, off the threads that carry bytes. What is bound is written
-/// before its node is welcomed.
+/// Writes the names whenever somebody waits for that, off the threads that carry bytes: a disk that hangs holds
+/// up new names and nothing else.
 async fn save_names(hub: Arc<Hub>) {
+    let mut failing = false;
     loop {
         hub.names.changed().await;
         let saving = Arc::clone(&hub);
         let saved = tokio::task::spawn_blocking(move || saving.names.save()).await;
         match saved.map_err(io::Error::other).and_then(|saved| saved) {
-            Ok(()) => {}
+            Ok(()) => failing = false,
             Err(cause) => {
-                error!(%cause, "the names could not be saved; trying again");
+                if !std::mem::replace(&mut failing, true) {
+                    error!(%cause, "the names could not be saved: nodes with a new name are refused until they can");
+                }
                 tokio::time::sleep(SAVE_AGAIN).await;
                 hub.names.save_again();
             }

@@ -29,7 +29,7 @@ use tracing::Span;
 struct Anyone;
 
 impl Gatekeeper for Anyone {
-    fn admit(
+    async fn admit(
         &self,
         _: &Hello,
         _: &[u8; BINDING_LEN],

@@ -32,7 +32,7 @@ pub trait Gatekeeper: Send + Sync + 'static {
         binding: &[u8; BINDING_LEN],
         peer: SocketAddr,
         transport: Transport,
-    ) -> Result<Welcome, Refused>;
+    ) -> impl Future<Output = Result<Welcome, Refused>> + Send;
 }
 
 /// Why a connection did not become a tunnel.
@@ -88,7 +88,9 @@ where
         .export_keying_material([0; BINDING_LEN], BINDING_LABEL, Some(&[]))
         .map_err(|_early| AcceptError::Binding)?;
     let hello = hear(&mut tls, settings.hello_within).await?;
-    let decision = gatekeeper.admit(&hello, &binding, peer, Transport::Tls);
+    let decision = gatekeeper
+        .admit(&hello, &binding, peer, Transport::Tls)
+        .await;
     let welcome = answer(&mut tls, decision, settings).await?;
     let facts = Facts {
         id: welcome.tunnel,
@@ -148,7 +150,9 @@ async fn admit_quic<G: Gatekeeper>(
         .await
         .map_err(|_elapsed| AcceptError::TooSlow)??;
     let remote = canonical(connection.remote_address());
-    let decision = gatekeeper.admit(&hello, &binding, remote, Transport::Quic);
+    let decision = gatekeeper
+        .admit(&hello, &binding, remote, Transport::Quic)
+        .await;
     let welcome = answer(&mut send, decision, settings).await;
     if matches!(welcome, Err(AcceptError::Refused(_))) {
         // A close would overtake the reply: wait until the relay has it.

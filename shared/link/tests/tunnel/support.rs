@@ -35,7 +35,7 @@ pub(crate) struct Doorman {
 }
 
 impl Gatekeeper for Doorman {
-    fn admit(
+    async fn admit(
         &self,
         _hello: &Hello,
         _binding: &[u8; BINDING_LEN],
