@@ -14,7 +14,7 @@ use crate::Pin;
 use crate::provider::provider;
 
 /// The server showed a key that is not pinned: it has a new key, or it is somebody else.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PinMismatch {
     /// The pins that would have been accepted.
     pub expected: Vec<Pin>,
@@ -50,6 +50,13 @@ impl fmt::Display for PinMismatch {
             write!(f, "{between}{pin}")?;
         }
         Ok(())
+    }
+}
+
+/// As it is displayed: quinn shows errors of TLS by what they are to a programmer.
+impl fmt::Debug for PinMismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

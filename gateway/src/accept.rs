@@ -214,7 +214,7 @@ impl Hub {
         let tunnel = match accepted {
             Ok(tunnel) => tunnel,
             // The gatekeeper has counted and logged it.
-            Err(AcceptError::Refused(_)) => return,
+            Err(AcceptError::Refused(_) | AcceptError::DryRun) => return,
             Err(error) => {
                 debug!(%error, "no tunnel");
                 return self.figures.handshake_failed("tunnel");

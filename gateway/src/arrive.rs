@@ -97,7 +97,12 @@ impl Gatekeeper for Visitor {
         match self.hub.examine(hello, binding, peer).await {
             Ok(arrival) => {
                 let welcome = self.hub.welcome(&arrival);
-                let _only_once = self.arrival.set(arrival);
+                if hello.dry_run {
+                    let Admitted { node, kid, .. } = &arrival.admitted;
+                    info!(%peer, %transport, %node, kid, "dry run: the relay would be let in");
+                } else {
+                    let _only_once = self.arrival.set(arrival);
+                }
                 Ok(welcome)
             }
             Err(refusal) => {
@@ -111,7 +116,7 @@ impl Gatekeeper for Visitor {
                         skew,
                         ..
                     } = &refusal;
-                    warn!(%peer, %transport, node, kid, %code, cause, skew, unlogged, "relay refused");
+                    warn!(%peer, %transport, node, kid, %code, cause, skew, dry_run = hello.dry_run, unlogged, "relay refused");
                 }
                 let retry_after = refusal.retry_after.as_millis();
                 let retry_after_ms = u32::try_from(retry_after).unwrap_or(u32::MAX);
@@ -125,6 +130,7 @@ impl Gatekeeper for Visitor {
 }
 
 impl Hub {
+    /// Finds out who it is, and lets it in unless it asked only whether it would be.
     async fn examine(
         &self,
         hello: &Hello,
@@ -132,7 +138,12 @@ impl Hub {
         peer: SocketAddr,
     ) -> Result<Arrival, Refusal> {
         let arrival = self.identify(hello, binding, peer)?;
-        match self.let_in(&arrival).await {
+        let decided = if hello.dry_run {
+            self.would_let_in(&arrival)
+        } else {
+            self.let_in(&arrival).await
+        };
+        match decided {
             Ok(()) => Ok(arrival),
             Err((code, cause)) => Err(Refusal {
                 kid: Some(arrival.admitted.kid),
@@ -162,7 +173,7 @@ impl Hub {
             Refusal::new(Code::Unauthorised, &error.to_string(), Duration::ZERO)
         })?;
         Ok(Arrival {
-            tunnel: self.number(),
+            tunnel: if hello.dry_run { 0 } else { self.number() },
             admitted,
             key,
         })
@@ -180,6 +191,17 @@ impl Hub {
             self.names.saved().await.map_err(not_saved)?;
         }
         Ok(())
+    }
+
+    /// Whether it would be let in at its next start, which puts its older tunnels out.
+    fn would_let_in(&self, arrival: &Arrival) -> Result<(), (Code, String)> {
+        let node = &arrival.admitted.node;
+        self.names
+            .would_claim(node, &arrival.binding(), || self.is_dead(node))
+            .map_err(|error| (error.code(), error.to_string()))?;
+        self.registry()
+            .may_take_over(&arrival.who())
+            .map_err(|error| (error.code(), error.to_string()))
     }
 
     /// A source that failed often waits, unless relays live there: one that is set up wrongly must not

@@ -184,7 +184,8 @@ fn check(path: &Path, out: &mut dyn Write) -> Result<(), CommandError> {
     writeln!(out, "configuration  ok  {}", path.display())?;
     let identity = files::identity(&config)?;
     let (names, until) = (identity.names().join(", "), identity.not_after().date());
-    writeln!(out, "certificate    ok  {names}, until {until}")?;
+    let pin = identity.pin().map_err(ServeError::from)?;
+    writeln!(out, "certificate    ok  {names}, until {until}, pin {pin}")?;
     let keys = files::keys(&config)?.keys.len();
     writeln!(
         out,

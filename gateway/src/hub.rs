@@ -13,6 +13,7 @@ use sallyport_link::keyring::KeyRing;
 use sallyport_ops::paced::PacedSources;
 use sallyport_ops::{Penalties, Tasks};
 use sallyport_splice::Ledger;
+use sallyport_wire::message::DRY_RUN;
 use sallyport_wire::{NodeName, PoolName, SessionId};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -114,7 +115,8 @@ impl Hub {
         });
         Arc::new(Self {
             missing: Mutex::new(names.all().into_keys().collect()),
-            admission: Admission::new(keys.clone(), vec![config.url.audience()]),
+            admission: Admission::new(keys.clone(), vec![config.url.audience()])
+                .with_features(vec![DRY_RUN.to_owned()]),
             penalties: Penalties::new(),
             refusals: PacedSources::default(),
             ledger: Ledger::new(),

@@ -267,6 +267,19 @@ impl Names {
         Ok(claim)
     }
 
+    /// What would come of a claim.
+    ///
+    /// # Errors
+    /// As [`Names::claim`].
+    pub fn would_claim(
+        &self,
+        node: &NodeName,
+        binding: &Binding,
+        may_rekey: impl FnOnce() -> bool,
+    ) -> Result<Claim, ClaimError> {
+        self.judge(&self.bound(), node, binding, may_rekey)
+    }
+
     fn judge(
         &self,
         bound: &Bound,
@@ -485,6 +498,23 @@ mod tests {
         std::fs::remove_dir(dir.path().join(FILE)).expect("empty");
         let (saved, _) = tokio::join!(names.saved(), async { names.save().expect("writable") });
         assert_eq!(saved, Ok(()), "an older fault is forgotten");
+    }
+
+    #[test]
+    fn what_would_come_of_a_claim_changes_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = names(dir.path(), 1);
+        let would =
+            |name: &str, key| names.would_claim(&node(name), &bind(key, "k1", false), || false);
+
+        assert_eq!(would("n1", 1), Ok(Claim::Bound));
+        assert!(names.all().is_empty());
+        names
+            .claim(&node("n1"), bind(1, "k1", false), || false)
+            .expect("free");
+        assert_eq!(would("n1", 1), Ok(Claim::Known));
+        assert_eq!(would("n1", 2), Err(ClaimError::Taken));
+        assert_eq!(would("n2", 2), Err(ClaimError::Full));
     }
 
     #[test]

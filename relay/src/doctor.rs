@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use sallyport_link::identity::IDENTITY_FILE;
 use sallyport_link::{Dialer, NodeIdentity, Settings};
@@ -63,9 +62,8 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         let cure = "mend `proxy` in relay.toml, or HTTPS_PROXY in the relay's environment";
         findings.push(finding_of("", "proxy", Verdict::Fail, (error, cure)));
     }
-    let tasks = Tasks::new();
     if let Ok(proxies) = proxies {
-        let dialer = Dialer::new(Arc::new(Settings::relay()), proxies.clone(), tasks.child());
+        let dialer = Dialer::new(Arc::new(Settings::relay()), proxies.clone(), Tasks::new());
         for wanted in wanted.values() {
             let visit = Visit {
                 config,
@@ -76,9 +74,12 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
             };
             findings.extend(visit.walk().await);
         }
+        dialer.farewell().await;
     }
-    findings.push(buffers(Path::new("/proc/sys/net/core/rmem_max")));
-    tasks.drain(Duration::from_secs(1)).await;
+    let quic = |finding: &Finding| finding.step == "udp" && finding.verdict == Verdict::Ok;
+    if findings.iter().any(quic) {
+        findings.push(buffers(Path::new("/proc/sys/net/core/rmem_max")));
+    }
     findings
 }
 
@@ -108,12 +109,10 @@ pub fn text(findings: &[Finding]) -> String {
             .to_owned()
     });
     let cures: String = cures.collect();
-    let before = if cures.is_empty() {
-        ""
-    } else {
-        "\nWhat to do:\n"
-    };
-    format!("{table}{before}{cures}")
+    if cures.is_empty() {
+        return format!("{table}\nNothing to mend.\n");
+    }
+    format!("{table}\nWhat to do:\n{cures}")
 }
 
 /// One array.
@@ -161,61 +160,55 @@ fn file_findings(config: &Config, files: &Files) -> Vec<Finding> {
     let finding = |(path, fault): (std::path::PathBuf, Option<String>)| match fault {
         None => finding_of("", "files", Verdict::Ok, (&path.display(), "")),
         Some(fault) => {
-            let cure = format!(
-                "mend {}: copy it anew from the gateway, with mode 0600",
-                path.display()
-            );
+            let cure = format!("copy {} from the gateway, with mode 0600", path.display());
             finding_of("", "files", Verdict::Fail, (&fault, &cure))
         }
     };
     listing.into_iter().map(finding).collect()
 }
 
-/// Who would say hello. A node that has never started has no key, and doctor must not make one: the gateway
-/// would bind the node's name to it.
+/// Who would say hello. A node that has never started has no key, and doctor makes none: it may run as another user
+/// than the relay. A passing one will do, because the gateway binds nothing to whoever only asks.
 fn person(config: &Config) -> (Option<Person>, Finding) {
-    let state = places::state_dir(&config.path);
-    if !state.join(IDENTITY_FILE).exists() {
-        let cure = "start the relay once as its own user; until then authentication is not tested";
-        return (
-            None,
-            finding_of(
-                "",
-                "identity",
-                Verdict::Skip,
-                (&"this node has no key yet", cure),
-            ),
-        );
-    }
-    match NodeIdentity::load_or_create(&state) {
-        Ok(identity) => {
-            let finding = finding_of(
-                "",
-                "identity",
-                Verdict::Ok,
-                (&format!("node {}, id {}", config.node, identity.id()), ""),
+    let finding = |verdict, seen: &dyn std::fmt::Display, cure: &str| {
+        finding_of("", "identity", verdict, (&seen.to_string(), cure))
+    };
+    let (state, node) = (places::state_dir(&config.path), &config.node);
+    let file = state.join(IDENTITY_FILE);
+    let known = match file.try_exists() {
+        Ok(known) => known,
+        Err(cause) => {
+            let seen = format!("{}: {cause}", file.display());
+            return (
+                None,
+                finding(Verdict::Fail, &seen, "run doctor as the relay's user"),
             );
-            // The lowest generation of all: where the relay runs, this hello is turned away without harm to it.
-            (
-                Some(Person {
-                    node: config.node.clone(),
-                    site: config.site.clone(),
-                    generation: 1,
-                    identity,
-                }),
-                finding,
-            )
         }
-        Err(error) => (
-            None,
-            finding_of(
-                "",
-                "identity",
-                Verdict::Fail,
-                (&error, "mend the file, or run doctor as the relay's user"),
-            ),
-        ),
-    }
+    };
+    let identity = if known {
+        NodeIdentity::load_or_create(&state)
+    } else {
+        NodeIdentity::passing()
+    };
+    let identity = match identity {
+        Ok(identity) => identity,
+        Err(error) => {
+            let cure = "mend the file, or run doctor as the relay's user";
+            return (None, finding(Verdict::Fail, &error, cure));
+        }
+    };
+    let seen = if known {
+        format!("node {node}, id {}", identity.id())
+    } else {
+        format!("node {node}, without a key until its first start")
+    };
+    let person = Person {
+        node: node.clone(),
+        site: config.site.clone(),
+        generation: 1,
+        identity,
+    };
+    (Some(person), finding(Verdict::Ok, &seen, ""))
 }
 
 fn buffers(rmem_max: &Path) -> Finding {

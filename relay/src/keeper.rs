@@ -235,7 +235,8 @@ impl<'k> Introducer<'k> {
     }
 
     /// The id of the key that was used; empty before the hello.
-    fn into_kid(self) -> String {
+    #[must_use]
+    pub fn into_kid(self) -> String {
         self.used
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner)
@@ -272,6 +273,7 @@ impl Introduce for Introducer<'_> {
             proof: proof.proof,
             features: Vec::new(),
             required: Vec::new(),
+            dry_run: false,
             site: person.site.clone(),
             software: env!("CARGO_PKG_VERSION").to_owned(),
         })

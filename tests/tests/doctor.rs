@@ -16,6 +16,9 @@ use serde_json::Value;
 
 const WEB: &str = "[[session]]\nid = \"web\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:9\"\naccess = \"public\"\n";
 
+/// Every step of a way without a proxy.
+const ALL: [&str; 6] = ["dns", "tcp", "tls", "clock", "auth", "udp"];
+
 /// What doctor found at a gateway, and its exit code.
 struct Found {
     steps: Vec<Value>,
@@ -31,6 +34,10 @@ impl Found {
             steps: all.into_iter().filter(at_a_gateway).collect(),
             exit: output.status.code(),
         }
+    }
+
+    fn is_well(&self) -> bool {
+        self.steps.iter().all(|step| field(step, "verdict") == "ok")
     }
 
     fn names(&self) -> Vec<&str> {
@@ -63,6 +70,14 @@ fn doctor(relay: &Relay) -> Found {
     Found::of(&relay.command(&["doctor", "--json"]))
 }
 
+/// The numbers of the tunnels that are connected.
+fn tunnels(gateway: &Gateway) -> Vec<Value> {
+    let status = gateway.status().expect("it runs");
+    let tunnels = status.get("tunnels").and_then(Value::as_array);
+    let id = |tunnel: &Value| tunnel.get("id").cloned();
+    tunnels.into_iter().flatten().filter_map(id).collect()
+}
+
 /// A relay that has been there before, so that it has a key, and has ended.
 fn known(site: &Site, gateway: &Gateway) -> Relay {
     let mut relay = site.relay("node-a", gateway, &format!("proxy = \"none\"\n{WEB}"));
@@ -86,36 +101,40 @@ fn all_is_well_beside_a_running_relay_and_without_it() {
     let site = Site::new();
     let gateway = site.gateway("gw");
     let mut relay = known(&site, &gateway);
-    let steps = ["dns", "tcp", "tls", "clock", "auth", "udp"];
 
     let alone = doctor(&relay);
     assert_eq!(
         (alone.names().as_slice(), alone.exit),
-        (&steps[..], Some(0)),
+        (&ALL[..], Some(0)),
         "{:?}",
         alone.steps
     );
 
     relay.start();
     gateway.wait_session("web");
+    let before = tunnels(&gateway);
     let beside = doctor(&relay);
     assert_eq!(
         (beside.names().as_slice(), beside.exit),
-        (&steps[..], Some(0)),
+        (&ALL[..], Some(0)),
         "{:?}",
         beside.steps
     );
+    assert!(alone.is_well() && beside.is_well());
+    let after = tunnels(&gateway);
     assert!(
-        alone
-            .steps
-            .iter()
-            .chain(&beside.steps)
-            .all(|step| field(step, "verdict") == "ok")
+        before.iter().all(|tunnel| after.contains(tunnel)),
+        "doctor does not disturb the relay: {before:?}, {after:?}"
     );
-    assert!(
-        gateway.has_session("web"),
-        "doctor does not disturb the relay"
-    );
+    drop(gateway.wait_for_line(&["dry run", "node-a"]));
+    let log = gateway.log();
+    let of_relays = |line: &&str| line.contains("sallyport_gateway::arrive");
+    let alarms: Vec<_> = log
+        .lines()
+        .filter(of_relays)
+        .filter(|line| line.contains("WARN"))
+        .collect();
+    assert!(alarms.is_empty(), "{alarms:?}");
 
     let text = relay.command(&["doctor"]);
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
@@ -126,16 +145,54 @@ fn all_is_well_beside_a_running_relay_and_without_it() {
 }
 
 #[test]
-fn a_node_that_never_started_is_told_so_and_not_bound() {
+fn before_the_first_start_all_is_tested_and_nothing_is_bound() {
     let site = Site::new();
     let gateway = site.gateway("gw");
-    let relay = site.relay_stopped("node-a", &[&gateway], &format!("proxy = \"none\"\n{WEB}"));
+    let mut relay = site.relay_stopped("node-a", &[&gateway], &format!("proxy = \"none\"\n{WEB}"));
 
     let found = doctor(&relay);
 
-    assert_eq!(found.exit, Some(0), "{:?}", found.steps);
-    assert!(field(found.blames("auth", "skip"), "seen").contains("no key yet"));
+    assert_eq!(
+        (found.names().as_slice(), found.exit),
+        (&ALL[..], Some(0)),
+        "{:?}",
+        found.steps
+    );
+    assert!(found.is_well(), "{:?}", found.steps);
     assert!(!relay.path().join("state").exists(), "doctor makes no key");
+    let known = gateway.command(&["relays", "--json"]);
+    assert_eq!(String::from_utf8_lossy(&known.stdout).trim(), "[]");
+
+    relay.start();
+    gateway.wait_session("web");
+}
+
+#[test]
+fn a_name_that_another_node_holds() {
+    let site = Site::new();
+    let gateway = site.gateway("gw");
+    let relay = known(&site, &gateway);
+    fs::remove_dir_all(relay.path().join("state")).expect("the node is installed anew");
+
+    let found = doctor(&relay);
+
+    let cure = field(found.blames("auth", "fail"), "cure");
+    assert!(cure.contains("relays forget"), "{cure}");
+    assert_eq!((found.names().as_slice(), found.exit), (&ALL[..], Some(1)));
+}
+
+#[test]
+fn a_full_gateway() {
+    let site = Site::new();
+    let gateway = site.gateway_with("gw", "127.0.0.1", "[tunnels]\nnames = 1\n");
+    let _only = site.relay("node-b", &gateway, &format!("proxy = \"none\"\n{WEB}"));
+    gateway.wait_session("web");
+    let relay = site.relay_stopped("node-a", &[&gateway], "proxy = \"none\"\n");
+
+    let found = doctor(&relay);
+
+    let cure = field(found.blames("auth", "fail"), "cure");
+    assert!(cure.contains("tunnels.names"), "{cure}");
 }
 
 #[test]
@@ -207,7 +264,40 @@ fn another_key_than_the_pinned_one() {
         "{seen}"
     );
     assert!(field(step, "cure").contains("gateway.json"), "{step}");
-    assert_eq!(found.exit, Some(1));
+    assert_eq!(
+        (found.names(), found.exit),
+        (vec!["dns", "tcp", "tls"], Some(1))
+    );
+    let text = relay.command(&["doctor"]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(!text.contains("udp") && !text.contains("QUIC"), "{text}");
+}
+
+#[test]
+fn where_only_quic_is_allowed_tcp_is_not_asked_for() {
+    let site = Site::new();
+    let gateway = site.gateway("gw");
+    let other = site.gateway("other");
+    let config = format!("proxy = \"none\"\ntransport = \"quic\"\n{WEB}");
+    let relay = site.relay_stopped("node-a", &[&gateway], &config);
+
+    let well = doctor(&relay);
+    let steps = ["dns", "tls", "clock", "auth", "udp"];
+    assert_eq!(
+        (well.names().as_slice(), well.exit),
+        (&steps[..], Some(0)),
+        "{:?}",
+        well.steps
+    );
+    assert!(well.is_well(), "{:?}", well.steps);
+
+    change_file(&relay, &gateway, gateway.url(), other.url());
+    let found = doctor(&relay);
+    let step = found.blames("tls", "fail");
+    let (seen, cure) = (field(step, "seen"), field(step, "cure"));
+    assert!(seen.contains("the server's key has pin"), "{seen}");
+    assert!(cure.contains("compare the pin"), "{cure}");
+    assert_eq!((found.names(), found.exit), (vec!["dns", "tls"], Some(1)));
 }
 
 #[test]
@@ -338,6 +428,7 @@ fn the_proxy_is_a_step_of_its_own() {
         "{:?}",
         found.steps
     );
+    assert_eq!(field(found.blames("udp", "skip"), "cure"), "");
     drop(allowed);
 
     let _refusing = tinyproxy(site.path(), &port, 1);

@@ -1,13 +1,16 @@
-//! The way to one gateway.
+//! The way to one gateway, in the order in which it is gone: name, TCP, proxy, TLS, clock, authentication, UDP. The
+//! first step that fails ends the way, because whatever lies beyond it would only fail too; UDP is apart from clock
+//! and authentication.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use sallyport_link::dial::{Introduce, Step};
+use futures::future::select_ok;
+use sallyport_link::dial::Step;
 use sallyport_link::proxy::{Proxy, ProxyRules};
-use sallyport_link::{Choice, DialError, Dialer};
-use sallyport_wire::message::Hello;
-use sallyport_wire::{BINDING_LEN, Code};
+use sallyport_link::{Cause, Choice, DialError, Dialer};
+use sallyport_wire::Code;
+use sallyport_wire::message::Welcome;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
@@ -29,29 +32,51 @@ pub(super) struct Visit<'v> {
     pub(super) person: Option<&'v Person>,
 }
 
+/// What was found so far, and whether the way goes on.
+type Walked = Result<Vec<Finding>, Vec<Finding>>;
+
 impl Visit<'_> {
     pub(super) async fn walk(&self) -> Vec<Finding> {
-        let mut findings = self.dns_and_tcp().await;
-        if findings
-            .iter()
-            .any(|finding| finding.verdict == Verdict::Fail)
-        {
-            return findings;
-        }
-        if self.config.transport != Choice::Quic {
-            findings.extend(self.tls().await);
-        }
-        // Whoever answers is no gateway of ours, or nobody does: QUIC would only tell the same again.
-        let unreached = |finding: &Finding| {
-            finding.verdict == Verdict::Fail && !matches!(finding.step, "clock" | "auth")
+        let walked = match (self.config.transport, self.proxy()) {
+            (Choice::Quic, Some(_)) => return vec![self.udp_past_proxy()],
+            (Choice::Quic, None) => self.over_quic().await,
+            (Choice::Auto | Choice::Tls, _) => self.over_tls().await,
         };
-        if findings.iter().any(unreached) {
-            return findings;
+        walked.unwrap_or_else(|walked| walked)
+    }
+
+    async fn over_tls(&self) -> Walked {
+        let (mut walked, addresses) = self.dns().await?;
+        match self.tcp(&addresses).await {
+            Ok(tcp) => walked.push(tcp),
+            Err(tcp) => return Err([walked, vec![tcp]].concat()),
         }
-        if self.config.transport != Choice::Tls {
-            findings.push(self.udp().await);
+        let (good, found) = match self.hello(Choice::Tls).await {
+            Ok(found) => (true, found),
+            Err(found) => (false, found),
+        };
+        walked.extend(self.passed_proxy(&found));
+        walked.extend(found);
+        if !good {
+            return Err(walked);
         }
-        findings
+        if self.config.transport == Choice::Auto {
+            walked.push(self.udp().await);
+        }
+        Ok(walked)
+    }
+
+    /// Where only QUIC is allowed, TCP says nothing: it may well be closed.
+    async fn over_quic(&self) -> Walked {
+        let (mut walked, _) = self.dns().await?;
+        match self.hello(Choice::Quic).await {
+            Ok(found) => {
+                walked.extend(found);
+                walked.push(self.finding("udp", Verdict::Ok, &"QUIC works", ""));
+                Ok(walked)
+            }
+            Err(found) => Err([walked, found].concat()),
+        }
     }
 
     fn finding(
@@ -61,12 +86,8 @@ impl Visit<'_> {
         seen: &impl ToString,
         cure: &str,
     ) -> Finding {
-        finding_of(
-            &self.wanted.address.url.audience(),
-            step,
-            verdict,
-            (seen, cure),
-        )
+        let gateway = self.wanted.address.url.audience();
+        finding_of(&gateway, step, verdict, (seen, cure))
     }
 
     /// The gateway's host, an IPv6 address without brackets.
@@ -82,82 +103,61 @@ impl Visit<'_> {
         self.proxies.proxy_for(&self.bare_host())
     }
 
-    /// Looks the name up and connects, to the proxy where there is one.
-    async fn dns_and_tcp(&self) -> Vec<Finding> {
-        let url = &self.wanted.address.url;
-        let (host, port) = self.proxy().map_or_else(
-            || (self.bare_host(), url.port()),
+    /// Where TCP goes: to the proxy where there is one.
+    fn first_hop(&self) -> (String, u16) {
+        let port = self.wanted.address.url.port();
+        self.proxy().map_or_else(
+            || (self.bare_host(), port),
             |proxy| (proxy.host().to_owned(), proxy.port()),
-        );
-        let found = timeout(STEP_WITHIN, lookup_host((host.as_str(), port))).await;
-        let addresses: Vec<_> = match found {
-            Ok(Ok(addresses)) => addresses.collect(),
-            Ok(Err(error)) => {
-                let cure = format!(
-                    "make `{host}` known to this node: /etc/resolv.conf, /etc/hosts, or the name in gateway.json or `proxy`"
-                );
-                return vec![self.finding("dns", Verdict::Fail, &error, &cure)];
-            }
-            Err(_elapsed) => {
-                return vec![self.finding(
-                    "dns",
-                    Verdict::Fail,
-                    &"no answer from the name server",
-                    "check /etc/resolv.conf",
-                )];
-            }
-        };
-        let listed = addresses
-            .iter()
-            .map(|address| address.ip().to_string())
-            .collect::<Vec<_>>()
-            .join(" ");
-        let mut findings =
-            vec![self.finding("dns", Verdict::Ok, &format!("{host} is {listed}"), "")];
-        findings.push(self.tcp(&addresses, port).await);
-        findings
+        )
     }
 
-    async fn tcp(&self, addresses: &[SocketAddr], port: u16) -> Finding {
-        let started = Instant::now();
-        match timeout(STEP_WITHIN, TcpStream::connect(addresses)).await {
-            Ok(Ok(stream)) => {
-                let peer = stream
-                    .peer_addr()
-                    .map(|peer| peer.to_string())
-                    .unwrap_or_default();
-                self.finding(
-                    "tcp",
-                    Verdict::Ok,
-                    &format!(
-                        "{peer} in {:.1} ms",
-                        started.elapsed().as_secs_f64() * 1000.0
-                    ),
-                    "",
-                )
+    async fn dns(&self) -> Result<(Vec<Finding>, Vec<SocketAddr>), Vec<Finding>> {
+        let (host, port) = self.first_hop();
+        let found = timeout(STEP_WITHIN, lookup_host((host.as_str(), port))).await;
+        let fail = |seen: &str, cure: &str| vec![self.finding("dns", Verdict::Fail, &seen, cure)];
+        let addresses: Vec<_> = match found {
+            Ok(Ok(addresses)) => addresses.collect(),
+            Ok(Err(error)) => return Err(fail(&error.to_string(), &unknown_name(&host))),
+            Err(_elapsed) => {
+                let seen = "no answer from the name server";
+                return Err(fail(seen, "check /etc/resolv.conf"));
+            }
+        };
+        if addresses.is_empty() {
+            return Err(fail("the name has no address", &unknown_name(&host)));
+        }
+        let listed: Vec<_> = addresses.iter().map(|to| to.ip().to_string()).collect();
+        let seen = format!("{host} is {}", listed.join(" "));
+        Ok((vec![self.finding("dns", Verdict::Ok, &seen, "")], addresses))
+    }
+
+    /// To all addresses at once, for one is enough.
+    async fn tcp(&self, addresses: &[SocketAddr]) -> Result<Finding, Finding> {
+        let (started, port) = (Instant::now(), self.first_hop().1);
+        let tries = addresses
+            .iter()
+            .map(|to| Box::pin(async move { TcpStream::connect(to).await.map(|_| to) }));
+        let fail = |seen: &str, cure: &str| self.finding("tcp", Verdict::Fail, &seen, cure);
+        match timeout(STEP_WITHIN, select_ok(tries)).await {
+            Ok(Ok((to, _others))) => {
+                let took = started.elapsed().as_secs_f64() * 1000.0;
+                let seen = format!("{to} in {took:.1} ms");
+                Ok(self.finding("tcp", Verdict::Ok, &seen, ""))
             }
             Ok(Err(error)) => {
                 let cure = format!(
                     "see that the gateway (or the proxy) runs and listens on port {port}, and that no firewall refuses it"
                 );
-                self.finding("tcp", Verdict::Fail, &error, &cure)
+                Err(fail(&error.to_string(), &cure))
             }
             Err(_elapsed) => {
                 let cure = format!(
                     "a firewall drops it: allow this node to connect out to tcp port {port}, or set `proxy` in relay.toml"
                 );
-                self.finding("tcp", Verdict::Fail, &"no answer", &cure)
+                Err(fail("no answer", &cure))
             }
         }
-    }
-
-    /// A whole dial over TLS tells of proxy, pin, clock and key at once.
-    async fn tls(&self) -> Vec<Finding> {
-        let found = match self.dial(Choice::Tls).await {
-            Ok(()) => self.good(None),
-            Err(error) => self.bad(&error),
-        };
-        self.passed_proxy(&found).into_iter().chain(found).collect()
     }
 
     /// The proxy let the tunnel through if what came of it is about a later step.
@@ -170,114 +170,155 @@ impl Visit<'_> {
         later.then(|| self.finding("proxy", Verdict::Ok, &seen, ""))
     }
 
-    async fn dial(&self, choice: Choice) -> Result<(), DialError> {
-        let introducer: Box<dyn Introduce + '_> = match self.person {
-            Some(person) => Box::new(Introducer::new(person, self.wanted, 0)),
-            None => Box::new(Nobody),
+    /// A hello tells of proxy, pin, clock and key at once. It asks only, so that nothing is bound to this node's
+    /// name and a relay that runs here keeps its tunnels.
+    async fn hello(&self, choice: Choice) -> Walked {
+        let address = &self.wanted.address;
+        let Some(person) = self.person else {
+            let reached = self.dialer.reach(address, choice).await;
+            return reached.map_or_else(
+                |error| Err(vec![self.unreached(&error)]),
+                |()| Ok(vec![self.good_tls(), self.without_key()]),
+            );
         };
-        let dialled = self
-            .dialer
-            .dial(&self.wanted.address, choice, &*introducer)
-            .await?;
-        dialled.tunnel.close(Code::Closed);
-        Ok(())
-    }
-
-    /// Everything up to authentication worked; `but` is why that itself was not shown.
-    fn good(&self, but: Option<&str>) -> Vec<Finding> {
-        let pins = self.wanted.address.pins.len();
-        let trust = if pins > 0 {
-            "the key is the pinned one"
-        } else {
-            "the certificate is trusted by the system"
-        };
-        let tls = self.finding("tls", Verdict::Ok, &trust, "");
-        match but {
-            Some(but) => vec![tls, self.finding("auth", Verdict::Skip, &but, "")],
-            None => vec![
-                tls,
-                self.finding("clock", Verdict::Ok, &"within the leeway", ""),
-                self.finding("auth", Verdict::Ok, &"the gateway admits this node", ""),
-            ],
-        }
-    }
-
-    fn bad(&self, error: &DialError) -> Vec<Finding> {
-        if error.step != Step::Hello {
-            return vec![self.unreached(error)];
-        }
-        match error.refused().map(|(code, _)| code) {
-            None if self.person.is_none() => self.good(Some("this node has no key yet")),
-            None => vec![self.finding(
-                "auth",
-                Verdict::Fail,
-                &error,
-                "see the gateway's log for this node",
-            )],
-            // Authentication is over before a gateway says so.
-            Some(Code::Superseded | Code::Limit) => self.good(None),
-            Some(code) => {
-                let mut findings = self.good(None);
-                findings.truncate(1);
-                let (step, cure) = refusal(code);
-                findings.push(self.finding(step, Verdict::Fail, &error, cure));
-                findings
+        let introducer = Introducer::new(person, self.wanted, 0);
+        match self.dialer.dry_run(address, choice, &introducer).await {
+            Ok(welcome) => Ok(self.admitted(&welcome, &introducer.into_kid())),
+            Err(error) if error.step == Step::Hello => {
+                Ok(self.not_admitted(&error, &introducer.into_kid()))
             }
+            Err(error) => Err(vec![self.unreached(&error)]),
         }
+    }
+
+    fn good_tls(&self) -> Finding {
+        let trust = if self.wanted.address.pins.is_empty() {
+            "the certificate is trusted by the system"
+        } else {
+            "the key is the pinned one"
+        };
+        self.finding("tls", Verdict::Ok, &trust, "")
+    }
+
+    fn good_clock(&self) -> Finding {
+        self.finding("clock", Verdict::Ok, &"within the leeway", "")
+    }
+
+    fn without_key(&self) -> Finding {
+        let seen = "the node's own key cannot be used, see above";
+        self.finding("auth", Verdict::Skip, &seen, "")
+    }
+
+    fn admitted(&self, welcome: &Welcome, kid: &str) -> Vec<Finding> {
+        let seen = format!(
+            "the gateway ({}) lets this node in by key {kid}",
+            welcome.software
+        );
+        let auth = self.finding("auth", Verdict::Ok, &seen, "");
+        vec![self.good_tls(), self.good_clock(), auth]
+    }
+
+    fn not_admitted(&self, error: &DialError, kid: &str) -> Vec<Finding> {
+        let fail = |step, seen: &str, cure: &str| self.finding(step, Verdict::Fail, &seen, cure);
+        let seen = error.cause.to_string();
+        let Some((code, wait)) = error.refused() else {
+            let cure = if matches!(error.cause, Cause::Introduce(_)) {
+                "ask for a gateway.json with a key for this node: `sallyport-gateway key add`"
+            } else {
+                "see the gateway's log for this node"
+            };
+            return vec![self.good_tls(), fail("auth", &seen, cure)];
+        };
+        let (step, cure) = match wait {
+            Some(wait) if code == Code::Unauthorised => (
+                "auth",
+                format!(
+                    "the gateway hears nobody from this address for {} s, because of earlier failures: mend what fails \
+                     there (an old gateway.json?), wait, and run doctor again",
+                    wait.as_secs().saturating_add(1)
+                ),
+            ),
+            _ => {
+                let (step, cure) = refusal(code);
+                (step, cure.to_owned())
+            }
+        };
+        let seen = format!("{seen} (key {kid})");
+        let clock = clock_was_right(code).then(|| self.good_clock());
+        [self.good_tls()]
+            .into_iter()
+            .chain(clock)
+            .chain([fail(step, &seen, &cure)])
+            .collect()
     }
 
     fn unreached(&self, error: &DialError) -> Finding {
-        if let Some(mismatch) = error.pin_mismatch() {
-            let cure = "the gateway's key changed, or someone stands in between: compare the pin with `sallyport-gateway check` \
-                        on the gateway, then copy its gateway.json here anew";
-            return self.finding("tls", Verdict::Fail, mismatch, cure);
+        if error.is_distrust() {
+            return self.not_believed(error);
         }
+        let port = self.wanted.address.url.port();
         let (step, cure) = match error.step {
-            Step::Dns => ("dns", "make the gateway's name known to this node"),
+            Step::Dns => ("dns", "make the gateway's name known to this node".to_owned()),
             Step::Tcp => (
                 "tcp",
-                "allow this node to connect out to the gateway's tcp port",
+                "allow this node to connect out to the gateway's tcp port".to_owned(),
             ),
             Step::Proxy => (
                 "proxy",
-                "mend `proxy` in relay.toml (or HTTPS_PROXY), its password, or what the proxy lets through",
+                "mend `proxy` in relay.toml (or HTTPS_PROXY), its password, or what the proxy lets through".to_owned(),
+            ),
+            Step::Quic if error.is_silence() => (
+                "udp",
+                format!(
+                    "allow udp port {port} to the gateway, or write transport = \"auto\" in relay.toml: tunnels then run \
+                     over TLS"
+                ),
             ),
             Step::Tls | Step::Quic | Step::Hello => (
                 "tls",
-                "see that the URL in gateway.json leads to a Sallyport gateway and that nothing on the way opens TLS",
+                "see that the URL in gateway.json leads to a Sallyport gateway and that nothing on the way opens TLS"
+                    .to_owned(),
             ),
         };
-        self.finding(step, Verdict::Fail, error, cure)
+        self.finding(step, Verdict::Fail, &error.cause, &cure)
+    }
+
+    fn not_believed(&self, error: &DialError) -> Finding {
+        let seen = error
+            .pin_mismatch()
+            .map_or_else(|| error.cause.to_string(), ToString::to_string);
+        let cure = if self.wanted.address.pins.is_empty() {
+            WRONG_CERTIFICATE
+        } else {
+            WRONG_PIN
+        };
+        self.finding("tls", Verdict::Fail, &seen, cure)
     }
 
     async fn udp(&self) -> Finding {
-        let required = self.config.transport == Choice::Quic;
         if self.proxy().is_some() {
-            return self.udp_past_proxy(required);
+            return self.udp_past_proxy();
         }
-        match self.dial(Choice::Quic).await {
-            Ok(()) => self.finding("udp", Verdict::Ok, &"QUIC works", ""),
-            Err(error) if error.step == Step::Hello => {
-                self.finding("udp", Verdict::Ok, &"QUIC works", "")
-            }
-            Err(error) => {
-                let verdict = if required {
-                    Verdict::Fail
-                } else {
-                    Verdict::Warn
-                };
-                let cure = format!(
-                    "allow udp port {} to the gateway for QUIC; without it tunnels run over TLS, and UDP sessions inside it",
-                    self.wanted.address.url.port()
-                );
-                self.finding("udp", verdict, &error, &cure)
-            }
-        }
+        let Err(error) = self.dialer.reach(&self.wanted.address, Choice::Quic).await else {
+            return self.finding("udp", Verdict::Ok, &"QUIC works", "");
+        };
+        let port = self.wanted.address.url.port();
+        let cure = if error.is_silence() {
+            format!(
+                "allow udp port {port} to the gateway for QUIC; without it tunnels run over TLS, and UDP sessions inside it"
+            )
+        } else {
+            format!(
+                "udp port {port} does not lead where tcp port {port} leads: see that both reach the gateway; until then \
+                 tunnels run over TLS, and UDP sessions inside it"
+            )
+        };
+        self.finding("udp", Verdict::Warn, &error.cause, &cure)
     }
 
-    fn udp_past_proxy(&self, required: bool) -> Finding {
+    fn udp_past_proxy(&self) -> Finding {
         let seen = "QUIC cannot go through a proxy";
-        if required {
+        if self.config.transport == Choice::Quic {
             let cure = "write transport = \"auto\" or \"tls\" in relay.toml, or let this gateway be reached without the \
                         proxy (`proxy = \"none\"`, or NO_PROXY)";
             return self.finding("udp", Verdict::Fail, &seen, cure);
@@ -287,52 +328,64 @@ impl Visit<'_> {
     }
 }
 
+const WRONG_CERTIFICATE: &str = "gateway.json has no pin, so the system's roots must vouch for the gateway's certificate: mend the \
+                                 certificate or the roots (ca-certificates), or copy a gateway.json with pins here";
+
+const WRONG_PIN: &str = "the gateway's key changed, or someone stands in between: compare the pin with what \
+                         `sallyport-gateway check` says on the gateway, then copy its gateway.json here anew";
+
+fn unknown_name(host: &str) -> String {
+    format!(
+        "make `{host}` known to this node: /etc/resolv.conf, /etc/hosts, or the name in gateway.json or `proxy`"
+    )
+}
+
+/// Whether a gateway has looked at the clock before it refuses with this.
+const fn clock_was_right(code: Code) -> bool {
+    matches!(
+        code,
+        Code::NameTaken | Code::OutOfScope | Code::Incompatible | Code::Limit
+    )
+}
+
 /// The step that a refusal belongs to, and the cure.
-pub(super) fn refusal(code: Code) -> (&'static str, &'static str) {
-    let known = [
-        (
-            Code::ClockSkew,
+pub(super) const fn refusal(code: Code) -> (&'static str, &'static str) {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "what remains is never said to a relay that asks to be let in"
+    )]
+    match code {
+        Code::ClockSkew => (
             "clock",
-            "set this node's clock, or the gateway's: both need NTP (chrony or systemd-timesyncd)",
+            "set this node's clock, or the gateway's: both need NTP (chrony or systemd-timesyncd); the gateway's log says by \
+             how much they differ",
         ),
-        (
-            Code::NameTaken,
+        Code::NameTaken => (
             "auth",
             "another node key holds this node's name: if the node was installed anew, run `sallyport-gateway relays \
              forget NODE` on the gateway; else choose another `node` in relay.toml",
         ),
-        (
-            Code::OutOfScope,
+        Code::OutOfScope => (
             "auth",
             "the key is for other nodes: ask for a gateway.json whose scope has this node's name",
         ),
-        (
-            Code::Incompatible,
+        Code::Incompatible => (
             "auth",
             "gateway and relay have no protocol version in common: upgrade the older one",
         ),
-        (
-            Code::Draining,
+        Code::Draining => (
             "auth",
             "the gateway is shutting down or upgrading; try again in a minute",
         ),
-    ];
-    let found = known.into_iter().find(|(of, ..)| *of == code);
-    found.map_or(
-        (
+        Code::Limit => (
+            "auth",
+            "the gateway has no room for another node: raise tunnels.most, tunnels.names or tunnels.names_per_key in its \
+             gateway.toml; its log says which",
+        ),
+        _ => (
             "auth",
             "the gateway does not accept the key: copy its gateway.json here anew (the key may be revoked or expired); \
              the gateway's log names the cause",
         ),
-        |(_, step, cure)| (step, cure),
-    )
-}
-
-/// Stands in for a node without a key: the way ends before the hello.
-struct Nobody;
-
-impl Introduce for Nobody {
-    fn hello(&self, _audience: &str, _binding: &[u8; BINDING_LEN]) -> Result<Hello, String> {
-        Err("this node has no key yet".to_owned())
     }
 }

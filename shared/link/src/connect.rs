@@ -124,6 +124,20 @@ impl Connector {
         Ok(Won::Quic(connection))
     }
 
+    /// Over QUIC a close is a packet, which a process that ends at once would take along.
+    pub(crate) async fn farewell(&self) {
+        let endpoints = {
+            let endpoints = self
+                .endpoints
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            [endpoints.v4.clone(), endpoints.v6.clone()]
+        };
+        for endpoint in endpoints.into_iter().flatten() {
+            drop(timeout(self.settings.close_within, endpoint.wait_idle()).await);
+        }
+    }
+
     /// A socket failed: the next try binds a new one.
     fn forget_endpoints(&self) {
         let mut endpoints = self

@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 use sallyport_certs::{Trust, tunnel_client_config};
 use sallyport_mux::Role;
 use sallyport_ops::Tasks;
-use sallyport_wire::message::{Hello, Reply, ReplyKind, Welcome};
+use sallyport_wire::message::{DRY_RUN, Hello, Reply, ReplyKind, Welcome};
 use sallyport_wire::{ALPN, BINDING_LABEL, BINDING_LEN, Code, MAX_HELLO};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -75,6 +75,56 @@ impl Dialer {
         choice: Choice,
         who: &dyn Introduce,
     ) -> Result<Dialled, DialError> {
+        let audience = gateway.url.audience();
+        match Box::pin(self.connect(gateway, choice)).await? {
+            Won::Quic(connection) => {
+                let greeted = Box::pin(self.greet_quic(&connection, &audience, who)).await?;
+                Ok(self.tunnel_over_quic(connection, greeted))
+            }
+            Won::Tls(mut tls, remote) => {
+                let greeted = Box::pin(self.greet_tls(&mut tls, &audience, who)).await?;
+                Ok(self.tunnel_over_tls(*tls, remote, greeted))
+            }
+        }
+    }
+
+    /// Asks a gateway whether it would let this relay in. No tunnel comes of it, and the gateway changes nothing.
+    ///
+    /// # Errors
+    /// [`DialError`] with the step that failed; a gateway that knows no dry run refuses as incompatible.
+    pub async fn dry_run(
+        &self,
+        gateway: &GatewayAddress,
+        choice: Choice,
+        who: &dyn Introduce,
+    ) -> Result<Welcome, DialError> {
+        let (audience, who) = (gateway.url.audience(), DryRun(who));
+        Ok(match Box::pin(self.connect(gateway, choice)).await? {
+            Won::Quic(connection) => {
+                let greeting = self.greet_quic(&connection, &audience, &who);
+                Box::pin(greeting).await?.welcome
+            }
+            Won::Tls(mut tls, _) => {
+                let greeting = self.greet_tls(&mut tls, &audience, &who);
+                Box::pin(greeting).await?.welcome
+            }
+        })
+    }
+
+    /// Whether a handshake with a gateway succeeds; nothing is said after it.
+    ///
+    /// # Errors
+    /// [`DialError`] with the step that failed.
+    pub async fn reach(&self, gateway: &GatewayAddress, choice: Choice) -> Result<(), DialError> {
+        Box::pin(self.connect(gateway, choice)).await.map(drop)
+    }
+
+    /// Waits, not for long, until the other sides have heard of all connections that are closed by now.
+    pub async fn farewell(&self) {
+        self.connector.farewell().await;
+    }
+
+    async fn connect(&self, gateway: &GatewayAddress, choice: Choice) -> Result<Won, DialError> {
         let tls = self.tls(gateway)?;
         let host = bare_host(gateway);
         let route = Route {
@@ -84,11 +134,7 @@ impl Dialer {
             proxy: self.proxies.proxy_for(&host),
             tls,
         };
-        let audience = gateway.url.audience();
-        match Box::pin(self.connector.race(&route, choice)).await? {
-            Won::Quic(connection) => Box::pin(self.greet_quic(connection, &audience, who)).await,
-            Won::Tls(tls, remote) => Box::pin(self.greet_tls(*tls, remote, (&audience, who))).await,
-        }
+        self.connector.race(&route, choice).await
     }
 
     fn tls(&self, gateway: &GatewayAddress) -> Result<Arc<ClientConfig>, DialError> {
@@ -104,10 +150,10 @@ impl Dialer {
 
     async fn greet_tls(
         &self,
-        mut tls: TlsStream<TcpStream>,
-        remote: SocketAddr,
-        (audience, who): (&str, &dyn Introduce),
-    ) -> Result<Dialled, DialError> {
+        mut tls: &mut TlsStream<TcpStream>,
+        audience: &str,
+        who: &dyn Introduce,
+    ) -> Result<Greeted<()>, DialError> {
         let exported =
             tls.get_ref()
                 .1
@@ -117,42 +163,66 @@ impl Dialer {
         let hello = hello.map_err(|fault| failed(Cause::Introduce(fault)))?;
         let (mut read, mut write) = tokio::io::split(&mut tls);
         let welcome = self.greet(&mut read, &mut write, &hello).await?;
-        let facts = Facts {
-            id: welcome.tunnel,
-            remote,
+        Ok(Greeted {
+            welcome,
             binding,
-        };
-        let tunnel = tunnel::over_tls(tls, Role::Client, facts, &self.settings, &self.tasks);
-        Ok(Dialled { tunnel, welcome })
+            control: (),
+        })
     }
 
     async fn greet_quic(
         &self,
-        connection: quinn::Connection,
+        connection: &quinn::Connection,
         audience: &str,
         who: &dyn Introduce,
-    ) -> Result<Dialled, DialError> {
+    ) -> Result<Greeted<(quinn::SendStream, quinn::RecvStream)>, DialError> {
         let mut binding = [0; BINDING_LEN];
         let exported = connection.export_keying_material(&mut binding, BINDING_LABEL, &[]);
         exported.map_err(|_early| failed(Cause::NoGateway))?;
         let hello = who.hello(audience, &binding);
         let hello = hello.map_err(|fault| failed(Cause::Introduce(fault)))?;
         let (mut send, mut recv) = connection.open_bi().await.map_err(failed)?;
-        let welcome = match self.greet(&mut recv, &mut send, &hello).await {
-            Ok(welcome) => welcome,
-            Err(error) => {
-                connection.close(quinn::VarInt::from_u32(Code::Closed.number()), b"");
-                return Err(error);
-            }
-        };
-        let facts = Facts {
-            id: welcome.tunnel,
-            remote: connection.remote_address(),
+        Ok(Greeted {
+            welcome: self.greet(&mut recv, &mut send, &hello).await?,
             binding,
+            control: (send, recv),
+        })
+    }
+
+    fn tunnel_over_tls(
+        &self,
+        tls: TlsStream<TcpStream>,
+        remote: SocketAddr,
+        greeted: Greeted<()>,
+    ) -> Dialled {
+        let facts = Facts {
+            id: greeted.welcome.tunnel,
+            remote,
+            binding: greeted.binding,
         };
-        let streams = (send, recv);
-        let tunnel = tunnel::over_quic(connection, streams, facts, &self.settings, &self.tasks);
-        Ok(Dialled { tunnel, welcome })
+        let tunnel = tunnel::over_tls(tls, Role::Client, facts, &self.settings, &self.tasks);
+        Dialled {
+            tunnel,
+            welcome: greeted.welcome,
+        }
+    }
+
+    fn tunnel_over_quic(
+        &self,
+        connection: quinn::Connection,
+        greeted: Greeted<(quinn::SendStream, quinn::RecvStream)>,
+    ) -> Dialled {
+        let facts = Facts {
+            id: greeted.welcome.tunnel,
+            remote: connection.remote_address(),
+            binding: greeted.binding,
+        };
+        let control = greeted.control;
+        let tunnel = tunnel::over_quic(connection, control, facts, &self.settings, &self.tasks);
+        Dialled {
+            tunnel,
+            welcome: greeted.welcome,
+        }
     }
 
     /// Says hello and hears the reply.
@@ -182,6 +252,25 @@ impl Dialer {
             })),
             None => Err(failed(Cause::NoGateway)),
         }
+    }
+}
+
+/// A connection on which the relay was welcomed, and the control stream where that is known by then.
+struct Greeted<C> {
+    welcome: Welcome,
+    binding: [u8; BINDING_LEN],
+    control: C,
+}
+
+/// Asks what another introducer would be told.
+struct DryRun<'w>(&'w dyn Introduce);
+
+impl Introduce for DryRun<'_> {
+    fn hello(&self, audience: &str, binding: &[u8; BINDING_LEN]) -> Result<Hello, String> {
+        let mut hello = self.0.hello(audience, binding)?;
+        hello.dry_run = true;
+        hello.required.push(DRY_RUN.to_owned());
+        Ok(hello)
     }
 }
 

@@ -132,6 +132,24 @@ impl DialError {
         None
     }
 
+    /// Nobody answered, as where packets are dropped on the way.
+    #[must_use]
+    pub const fn is_silence(&self) -> bool {
+        matches!(
+            self.cause,
+            Cause::TooSlow(_) | Cause::Quic(quinn::ConnectionError::TimedOut)
+        )
+    }
+
+    /// The certificate was not believed. QUIC tells so by the number of an alert alone (RFC 8446 §6, RFC 9001 §4.8).
+    #[must_use]
+    pub fn is_distrust(&self) -> bool {
+        let alerts = 0x100 + 42..=0x100 + 48;
+        let by_alert = matches!(&self.cause, Cause::Quic(quinn::ConnectionError::TransportError(error))
+            if alerts.contains(&u64::from(error.code)));
+        by_alert || self.pin_mismatch().is_some()
+    }
+
     /// The gateway's key is not the pinned one. Only TLS tells it apart from other faults.
     #[must_use]
     pub fn pin_mismatch(&self) -> Option<&PinMismatch> {

@@ -22,7 +22,8 @@ pub use crate::quic::{EndpointError, quic_endpoint};
 
 /// Decides who may bring a tunnel up.
 pub trait Gatekeeper: Send + Sync + 'static {
-    /// Admits a relay by its first message, or says how to refuse it.
+    /// Admits a relay by its first message, or says how to refuse it. One that asks for a dry run is told
+    /// the same, and changes nothing.
     ///
     /// # Errors
     /// The refusal that the relay is told. Whoever decides has already logged why.
@@ -44,6 +45,9 @@ pub enum AcceptError {
     /// The gatekeeper refused; it has logged why.
     #[error("refused: {0}")]
     Refused(Code),
+    /// The relay asked only whether it would be let in, and was told that it would.
+    #[error("a dry run")]
+    DryRun,
     /// The first message is not a hello.
     #[error("not a hello: {0}")]
     Hello(#[from] FrameError),
@@ -91,7 +95,7 @@ where
     let decision = gatekeeper
         .admit(&hello, &binding, peer, Transport::Tls)
         .await;
-    let welcome = answer(&mut tls, decision, settings).await?;
+    let welcome = answer(&mut tls, &hello, decision, settings).await?;
     let facts = Facts {
         id: welcome.tunnel,
         remote: peer,
@@ -153,8 +157,8 @@ async fn admit_quic<G: Gatekeeper>(
     let decision = gatekeeper
         .admit(&hello, &binding, remote, Transport::Quic)
         .await;
-    let welcome = answer(&mut send, decision, settings).await;
-    if matches!(welcome, Err(AcceptError::Refused(_))) {
+    let welcome = answer(&mut send, &hello, decision, settings).await;
+    if matches!(welcome, Err(AcceptError::Refused(_) | AcceptError::DryRun)) {
         // A close would overtake the reply: wait until the relay has it.
         drop(timeout(settings.close_within, send.stopped()).await);
     }
@@ -171,7 +175,9 @@ fn close_code(error: &AcceptError) -> quinn::VarInt {
         AcceptError::TooSlow => Code::TooSlow,
         AcceptError::Refused(code) => *code,
         AcceptError::Hello(_) => Code::Protocol,
-        AcceptError::Io(_) | AcceptError::Quic(_) | AcceptError::Binding => Code::Closed,
+        AcceptError::DryRun | AcceptError::Io(_) | AcceptError::Quic(_) | AcceptError::Binding => {
+            Code::Closed
+        }
     };
     quinn::VarInt::from_u32(code.number())
 }
@@ -182,9 +188,11 @@ async fn hear(io: &mut (impl AsyncRead + Unpin), within: Duration) -> Result<Hel
     Ok(hello.map_err(|_elapsed| AcceptError::TooSlow)??)
 }
 
-/// Writes the reply. A refusal is held back for a random time, and its direction is then closed in order.
+/// Writes the reply. A refusal is held back for a random time. After it, and after a dry run, the direction is
+/// closed in order.
 async fn answer(
     io: &mut (impl AsyncWrite + Unpin),
+    hello: &Hello,
     decision: Result<Welcome, Refused>,
     settings: &Settings,
 ) -> Result<Welcome, AcceptError> {
@@ -198,7 +206,7 @@ async fn answer(
     let reply = Reply { kind: Some(kind) };
     let saying = async {
         framed::write(io, &reply, MAX_HELLO).await?;
-        if decision.is_err() {
+        if decision.is_err() || hello.dry_run {
             io.shutdown().await?;
         }
         Ok::<_, FramedError>(())
@@ -206,7 +214,11 @@ async fn answer(
     timeout(settings.hello_within, saying)
         .await
         .map_err(|_elapsed| AcceptError::TooSlow)??;
-    decision.map_err(|refused| AcceptError::Refused(Code::from_number(refused.code)))
+    match decision {
+        Ok(_) if hello.dry_run => Err(AcceptError::DryRun),
+        Ok(welcome) => Ok(welcome),
+        Err(refused) => Err(AcceptError::Refused(Code::from_number(refused.code))),
+    }
 }
 
 /// A random time in a range; the shortest if there is no randomness.

@@ -108,6 +108,17 @@ impl NodeIdentity {
         load(&path, machine.as_deref())
     }
 
+    /// A key that is kept nowhere: for a node that asks before it has one.
+    ///
+    /// # Errors
+    /// [`IdentityError::NoRandom`].
+    pub fn passing() -> Result<Self, IdentityError> {
+        let pair = Ed25519KeyPair::generate().map_err(|_none| IdentityError::NoRandom)?;
+        let public = pair.public_key().as_ref().try_into();
+        let public = public.map_err(|_length| IdentityError::NoRandom)?;
+        Ok(Self { pair, public })
+    }
+
     /// The public key, which every hello carries.
     #[must_use]
     pub const fn public(&self) -> &[u8; 32] {

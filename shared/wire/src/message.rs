@@ -46,7 +46,13 @@ pub struct Hello {
     /// Version of the relay's program, for status and log.
     #[prost(string, tag = "12")]
     pub software: String,
+    /// Asks only whether it would be let in: nothing is bound, joined or evicted. [`DRY_RUN`] is then `required`.
+    #[prost(bool, tag = "13")]
+    pub dry_run: bool,
 }
+
+/// The feature of a gateway that answers a hello without letting its relay in.
+pub const DRY_RUN: &str = "dry-run";
 
 /// The gateway's answer to [`Hello`].
 #[derive(Clone, PartialEq, Eq, Message)]

@@ -32,9 +32,9 @@ prop_compose! {
         (oldest, newest, generation, successor_of) in any::<(u32, u32, u64, u64)>(),
         (node, token, site, software) in (text(), text(), text(), text()),
         (node_key, proof) in (blob(), blob()),
-        (features, required) in (vec(text(), 0..5), vec(text(), 0..5)),
+        (features, required, dry_run) in (vec(text(), 0..5), vec(text(), 0..5), any::<bool>()),
     ) -> Hello {
-        Hello { oldest, newest, node, generation, successor_of, token, node_key, proof, features, required, site, software }
+        Hello { oldest, newest, node, generation, successor_of, token, node_key, proof, features, required, site, software, dry_run }
     }
 }
 
