@@ -1,14 +1,18 @@
 //! `make demo`: a gateway, a relay and a session on loopback, until Ctrl-C.
 #![expect(
-    clippy::print_stdout,
     clippy::expect_used,
     reason = "it speaks to the person who typed make demo"
 )]
 
 use std::convert::Infallible;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
+use futures::future::select_all;
 use http_body_util::StreamBody;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
@@ -23,10 +27,17 @@ use tokio::task::{JoinSet, block_in_place};
 
 const PAGE: &str = include_str!("demo.html");
 
+/// The signals that end the demo: Ctrl-C, kill, a terminal that is closed, Ctrl-\\.
+const ENDS: [SignalKind; 4] = [
+    SignalKind::interrupt(),
+    SignalKind::terminate(),
+    SignalKind::hangup(),
+    SignalKind::quit(),
+];
+
 #[tokio::main]
 async fn main() {
-    let mut interrupted = signal(SignalKind::interrupt()).expect("signals can be watched");
-    let mut terminated = signal(SignalKind::terminate()).expect("signals can be watched");
+    let mut ends = ENDS.map(|kind| signal(kind).expect("signals can be watched"));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
         .expect("a loopback port");
@@ -36,14 +47,44 @@ async fn main() {
     app.spawn(serve(listener));
 
     // On this thread, because the programs end with the thread that started them.
-    let (site, gateway, relay) = block_in_place(|| install(session));
-    explain(&gateway, &relay);
-    tokio::select! { _ = interrupted.recv() => {} _ = terminated.recv() => {} }
-    println!(
+    let (site, sweeper, gateway, relay) = block_in_place(|| install(session));
+    say(&explanation(&gateway, &relay));
+    let any = ends.each_mut().map(|end| Box::pin(end.recv()));
+    select_all(any).await;
+    say(&format!(
         "\nEnding gateway and relay, removing {}",
         site.path().display()
-    );
-    block_in_place(|| drop((relay, gateway, site)));
+    ));
+    block_in_place(|| drop((relay, gateway, site, sweeper)));
+}
+
+/// To whoever still looks: a terminal that was closed is no fault.
+fn say(text: &str) {
+    drop(writeln!(std::io::stdout(), "{text}"));
+}
+
+/// A shell that removes the demo's folder when the demo is gone, also when it was killed.
+#[derive(Debug)]
+struct Sweeper(Child);
+
+impl Sweeper {
+    fn of(folder: &Path) -> Self {
+        let script = "cat; rm -rf -- \"$0\"";
+        let shell = Command::new("sh")
+            .args(["-c".as_ref(), script.as_ref(), folder.as_os_str()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .process_group(0)
+            .spawn();
+        Self(shell.expect("there is a shell"))
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        // The end of its input is what it waits for; `wait` closes it.
+        drop(self.0.wait());
+    }
 }
 
 /// Serves the session until it is dropped with its connections.
@@ -57,8 +98,9 @@ async fn serve(listener: TcpListener) {
 }
 
 /// A gateway and a relay as an administrator sets them up, in a temporary folder.
-fn install(session: SocketAddr) -> (Site, Gateway, Relay) {
+fn install(session: SocketAddr) -> (Site, Sweeper, Gateway, Relay) {
     let site = Site::new();
+    let sweeper = Sweeper::of(site.path());
     let gateway = site.gateway("gateway");
     let relay = site.relay(
         "demo-node",
@@ -66,19 +108,19 @@ fn install(session: SocketAddr) -> (Site, Gateway, Relay) {
         &format!("[[session]]\nid = \"demo\"\nprotocol = \"http\"\ntarget = \"{session}\"\naccess = \"public\"\n"),
     );
     gateway.wait_session("demo");
-    (site, gateway, relay)
+    (site, sweeper, gateway, relay)
 }
 
-fn explain(gateway: &Gateway, relay: &Relay) {
+fn explanation(gateway: &Gateway, relay: &Relay) -> String {
     let url = gateway.session_url("demo", "/");
-    let status = |program_name: &str, config: &std::path::Path| {
+    let status = |program_name: &str, config: &Path| {
         format!(
             "{} status --config {}",
             program(program_name).display(),
             config.display()
         )
     };
-    println!(
+    format!(
         "\n  Sallyport runs. The session listens on a port of the node only; the relay dialled out.\n\n\
          \x20 In a browser (the certificate is self-signed):\n    {url}\n\n\
          \x20 With curl, the certificate checked:\n    curl --cacert {} {url}\n\n\
@@ -90,7 +132,7 @@ fn explain(gateway: &Gateway, relay: &Relay) {
         status("sallyport-relay", relay.config()),
         program("sallyport-relay").display(),
         relay.config().display(),
-    );
+    )
 }
 
 /// The session: a page that shows what reaches it, and a clock that is streamed.
