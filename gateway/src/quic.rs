@@ -44,7 +44,7 @@ impl Quic {
             drop(incoming.retry());
             return;
         }
-        let Ok(slot) = self.handshakes.take(peer.ip().to_canonical()) else {
+        let Ok(slot) = self.handshakes.take(peer.ip()) else {
             self.hub.figures.handshake_failed("full");
             return incoming.refuse();
         };

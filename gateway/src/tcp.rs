@@ -60,7 +60,7 @@ fn place_for(places: &Slots, taken: Slot, peer: SocketAddr, client: SocketAddr) 
         return Some(taken);
     }
     drop(taken);
-    let place = places.take(client.ip().to_canonical());
+    let place = places.take(client.ip());
     place
         .inspect_err(|full| debug!(%client, cause = %full, "client refused"))
         .ok()

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sallyport_edge::opener::{Denial, Way};
 use sallyport_link::Flow;
+use sallyport_ops::listen::canonical;
 use sallyport_ops::paced::Paced;
 use sallyport_ops::{Slot, Slots, Tasks};
 use sallyport_wire::message::Kind;
@@ -93,7 +94,7 @@ impl Port {
     /// Flows that ended are swept out before a new one is refused, or when there are too many.
     fn room_for(&mut self, peer: SocketAddr) -> Option<Slot> {
         let most = self.hub.config().flows.most;
-        let slot = self.slots.take(peer.ip().to_canonical());
+        let slot = self.slots.take(peer.ip());
         if slot.is_err() || self.flows.len() >= most {
             self.flows.retain(|_, flow| !flow.is_closed());
         }
@@ -113,7 +114,7 @@ impl Port {
         let local = self.socket.local_addr().unwrap_or(self.raw.listen);
         let caller = Caller {
             kind: Kind::Udp,
-            address: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+            address: canonical(peer),
             local,
             host: String::new(),
             port: Some(self.raw.listen.port()),

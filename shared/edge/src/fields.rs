@@ -126,16 +126,14 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes from a client's request all that is not for the session: the fields of this hop, `Host`, what only we may
-/// set, and names with an underscore, which many programs take for a hyphen.
+/// Removes from a client's request all that is not for the session: the fields of this hop, `Host`, and what only we
+/// may set. None of these has another spelling, for a name with an underscore has been refused.
 ///
 /// Ours are set after this, so that `Connection` cannot name them.
 pub(crate) fn strip_request(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     headers.remove(HOST);
-    retain(headers, |name| {
-        !is_ours(name) && !name.as_str().contains('_')
-    });
+    retain(headers, |name| !is_ours(name));
 }
 
 /// Removes from a session's answer the fields of this hop and all `Proxy-*`.
@@ -184,7 +182,6 @@ mod tests {
             ("accept", "*/*"),
             ("connection", "close, X-Custom"),
             ("x-custom", "1"),
-            ("x_forwarded_for", "6.6.6.6"),
             ("x-forwarded-for", "6.6.6.6"),
             ("x-forwarded-anything", "1"),
             ("forwarded", "for=6.6.6.6"),

@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use sallyport_ops::listen::canonical;
+
 /// Both ends of the connection that a proxy accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
@@ -241,10 +243,9 @@ fn write_binary(ends: Addresses) -> Vec<u8> {
 impl Addresses {
     /// IPv4 in its own form, also where it came mapped into IPv6.
     fn canonical(self) -> Self {
-        let plain = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
         Self {
-            source: plain(self.source),
-            destination: plain(self.destination),
+            source: canonical(self.source),
+            destination: canonical(self.destination),
         }
     }
 
