@@ -324,9 +324,11 @@ mod tests {
             };
             let rotate = ControlKind::Rotate(sallyport_wire::message::Rotate::default());
             running.desk.out.send(rotate).await.expect("a loop");
+            // The end comes first: after it there is no pipe to talk into.
             tokio::select! {
-                () = talking => None,
+                biased;
                 closed = running.life.closed() => Some(closed),
+                () = talking => None,
             }
         })
         .await;
