@@ -9,9 +9,15 @@ pub enum CertError {
     /// There is no `CERTIFICATE` section.
     #[error("there is no certificate in it (no `-----BEGIN CERTIFICATE-----`)")]
     NoCertificate,
+    /// There is a private key where the certificate belongs.
+    #[error("there is a private key in it and no certificate: are certificate and key exchanged?")]
+    KeyForCertificate,
     /// There is no private key section.
     #[error("there is no private key in it (no `-----BEGIN PRIVATE KEY-----`)")]
     NoKey,
+    /// There is a certificate where the private key belongs.
+    #[error("there is a certificate in it and no private key: are certificate and key exchanged?")]
+    CertificateForKey,
     /// The certificate is not valid X.509 (RFC 5280).
     #[error("the certificate cannot be read: {0}")]
     Certificate(String),

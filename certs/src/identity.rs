@@ -34,6 +34,14 @@ impl Identity {
         Self::new(chain, key)
     }
 
+    /// Whether a chain can be read at all: asked before its key is, which may be the file that belongs here.
+    ///
+    /// # Errors
+    /// When there is no certificate in it.
+    pub fn check_chain(cert_pem: &[u8]) -> Result<(), CertError> {
+        pem::certificates(cert_pem).map(drop)
+    }
+
     fn new(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,

@@ -76,12 +76,13 @@ fn a_fault_in_a_file_is_told_from_the_others() {
         (&one.cert_pem, &two.key_pem, |f| {
             matches!(f, CertError::KeyMismatch)
         }),
-        (&one.key_pem, &one.key_pem, |f| {
-            matches!(f, CertError::NoCertificate)
+        (&one.key_pem, &one.cert_pem, |f| {
+            matches!(f, CertError::KeyForCertificate)
         }),
         (&one.cert_pem, &one.cert_pem, |f| {
-            matches!(f, CertError::NoKey)
+            matches!(f, CertError::CertificateForKey)
         }),
+        (&one.cert_pem, "", |f| matches!(f, CertError::NoKey)),
         ("", "", |f| matches!(f, CertError::NoCertificate)),
         (&torn, &one.key_pem, |f| matches!(f, CertError::Pem(_))),
         (NO_CERTIFICATE, &one.key_pem, |f| {

@@ -4,15 +4,18 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
+use sallyport_certs::CertError;
 use sallyport_ops::admin::{AskError, ask};
-use sallyport_ops::privileges::raise_descriptor_limit;
+use sallyport_ops::privileges::{raise_descriptor_limit, uid_of};
+use sallyport_ops::telemetry::{self, TelemetryError};
 use sallyport_ops::{ConfigError, Exit, places};
 use sallyport_wire::NodeName;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use tracing::error;
 
 use crate::budget::{Budget, TooFew};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::files::{self, FilesError};
 use crate::init::{self, InitArgs, InitError};
 use crate::keys::{self, KeyArgs, KeysError};
@@ -22,10 +25,16 @@ use crate::{admin, status};
 
 /// The Sallyport gateway: one public URL in front of relays that dial out
 #[derive(Debug, Parser)]
-#[command(name = "sallyport-gateway", version, arg_required_else_help = true)]
+#[command(
+    name = "sallyport-gateway",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = Exit::HELP
+)]
 struct Cli {
-    /// Configuration file [default: gateway.toml in the configuration directory]
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Configuration file [default: gateway.toml of /etc/sallyport or of SALLYPORT_CONFIG_DIR]
+    #[arg(long, short, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -35,7 +44,7 @@ struct Cli {
 enum Command {
     /// Write configuration, keys and certificate of a new gateway
     Init(InitArgs),
-    /// Run the gateway
+    /// Run the gateway until SIGTERM, which lets streams finish; a second one ends it at once
     Run,
     /// Check configuration, keys, certificate and limits
     Check,
@@ -81,8 +90,13 @@ enum CommandError {
     Init(#[from] InitError),
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The log has it.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error(transparent)]
+    Certificate(#[from] CertError),
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
     #[error(transparent)]
     Ask(#[from] AskError),
     #[error("writing the output: {0}")]
@@ -92,11 +106,16 @@ enum CommandError {
 impl CommandError {
     const fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Files(_) | Self::Names(_) | Self::TooFew(_) => Exit::Config,
+            Self::Config(_)
+            | Self::Files(_)
+            | Self::Names(_)
+            | Self::TooFew(_)
+            | Self::Certificate(_)
+            | Self::Telemetry(TelemetryError::Level(_)) => Exit::Config,
             Self::Serve(error) if error.is_configuration() => Exit::Config,
-            Self::Init(_) | Self::Keys(_) | Self::Serve(_) | Self::Ask(_) | Self::Io(_) => {
-                Exit::Failure
-            }
+            Self::Init(error) => error.exit(),
+            Self::Keys(error) => error.exit(),
+            Self::Serve(_) | Self::Telemetry(_) | Self::Ask(_) | Self::Io(_) => Exit::Failure,
         }
     }
 }
@@ -120,21 +139,28 @@ pub fn main() -> Exit {
     match run(cli, &mut out).and_then(|()| Ok(out.flush()?)) {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            drop(writeln!(io::stderr(), "sallyport-gateway: {error}"));
+            if !matches!(error, CommandError::Serve(_)) {
+                drop(writeln!(io::stderr(), "sallyport-gateway: {error}"));
+            }
             error.exit()
         }
     }
 }
 
 fn run(cli: Cli, out: &mut dyn Write) -> Result<(), CommandError> {
-    let path = cli
-        .config
-        .unwrap_or_else(|| places::config_dir().join(config::FILE));
+    let path = cli.config.unwrap_or_else(|| places::config_file("gateway"));
+    // Absolute, so that the same file means the same places however it is named.
+    let path = std::path::absolute(&path).unwrap_or(path);
     match cli.command {
         Command::Init(args) => {
             init::run(&args, out)?;
         }
-        Command::Run => serve::run(Config::load(&path)?)?,
+        Command::Run => {
+            let config = Config::load(&path)?;
+            let _telemetry = telemetry::init(config.log)?;
+            let ended = serve::run(config);
+            ended.inspect_err(|cause| error!(%cause, "the gateway does not start"))?;
+        }
         Command::Check => check(&path, out)?,
         Command::Status { json } => {
             let answer = asked(&path, "GET", admin::STATUS, None)?;
@@ -184,7 +210,7 @@ fn check(path: &Path, out: &mut dyn Write) -> Result<(), CommandError> {
     writeln!(out, "configuration  ok  {}", path.display())?;
     let identity = files::identity(&config)?;
     let (names, until) = (identity.names().join(", "), identity.not_after().date());
-    let pin = identity.pin().map_err(ServeError::from)?;
+    let pin = identity.pin()?;
     writeln!(out, "certificate    ok  {names}, until {until}, pin {pin}")?;
     let keys = files::keys(&config)?.keys.len();
     writeln!(
@@ -206,6 +232,14 @@ fn check(path: &Path, out: &mut dyn Write) -> Result<(), CommandError> {
         "limits         ok  {} clients, {} tunnels",
         budget.clients, budget.tunnels
     )?;
+    let user = &config.user;
+    match uid_of(user)? {
+        Some(uid) => writeln!(out, "account        ok  {user}, uid {uid}")?,
+        None => writeln!(
+            out,
+            "account        --  there is no {user}: a gateway started as root stays root"
+        )?,
+    }
     Ok(())
 }
 
@@ -225,6 +259,8 @@ fn asked(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use clap::CommandFactory as _;
 
     use super::*;
@@ -263,5 +299,41 @@ mod tests {
             Exit::Failure,
             "nothing runs there"
         );
+        let join = [
+            "init",
+            "--url",
+            "https://gw.example.org",
+            "--dir",
+            "x",
+            "--join",
+            config,
+        ];
+        assert_eq!(failed(&join), Exit::Config, "it is no gateway.json");
+    }
+
+    #[test]
+    fn a_bad_gateway_json_is_a_bad_configuration() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("gateway.toml");
+        let config = path.to_str().expect("UTF-8");
+        std::fs::write(&path, "url = \"https://gw.example.org\"\n").expect("writable");
+        let keys = dir.path().join("gateway.json");
+        let missing = failed(&["key", "list", "--config", config]);
+        assert_eq!(missing, Exit::Config);
+        std::fs::write(&keys, "{}").expect("writable");
+        for mode in [0o644, 0o600] {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&keys, mode).expect("its owner");
+            for command in [
+                &["key", "list"][..],
+                &["key", "add"],
+                &["key", "revoke", "k"],
+            ] {
+                let args = [command, &["--config", config]].concat();
+                assert_eq!(failed(&args), Exit::Config, "{command:?}");
+            }
+        }
+        let usage = ["key", "add", "--nodes", "", "--config", config];
+        assert_eq!(failed(&usage), Exit::Usage);
     }
 }

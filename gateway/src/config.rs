@@ -11,16 +11,13 @@ use ipnet::IpNet;
 use sallyport_edge::Limits;
 use sallyport_edge::limits::duration;
 use sallyport_link::GatewayUrl;
-use sallyport_ops::{ConfigError, LogFormat, config, places};
+use sallyport_ops::{ConfigError, Log, config, places};
 use sallyport_wire::{PoolName, SessionId};
 use serde::Deserialize;
 
 use faults::Faults;
 
 pub use limits::{Flows, Tunnels};
-
-/// Name of the file in a configuration directory.
-pub const FILE: &str = "gateway.toml";
 
 /// The configuration of a gateway, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,8 +44,8 @@ pub struct Config {
     pub proxy_protocol: bool,
     /// Loopback address of the admin listener, beside its socket.
     pub admin: Option<SocketAddr>,
-    /// Form of the log.
-    pub log: LogFormat,
+    /// How and what to log.
+    pub log: Log,
     /// Account that a gateway started as root becomes.
     pub user: String,
     /// How to choose where any will do.
@@ -154,7 +151,7 @@ struct Written {
     proxy_protocol: bool,
     admin: Option<SocketAddr>,
     #[serde(default)]
-    log: LogFormat,
+    log: Log,
     user: Option<String>,
     #[serde(default)]
     policy: Policy,
@@ -238,7 +235,7 @@ impl Config {
             &mut kept,
         );
         keep("admin", &mut self.admin, &before.admin, &mut kept);
-        keep("log", &mut self.log, &before.log, &mut kept);
+        keep("[log]", &mut self.log, &before.log, &mut kept);
         keep("user", &mut self.user, &before.user, &mut kept);
         keep("[[tcp]]", &mut self.tcp, &before.tcp, &mut kept);
         keep("[[udp]]", &mut self.udp, &before.udp, &mut kept);

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use sallyport_certs::{CertError, Identity};
 use sallyport_link::{GatewayFile, GatewayFileError};
-use sallyport_ops::ConfigError;
 use sallyport_ops::files::{self, FileError};
+use sallyport_ops::{ConfigError, privileges};
 
 use crate::config::Config;
 
@@ -33,6 +33,9 @@ pub enum FilesError {
     /// A file that cannot be read, or is open to others.
     #[error(transparent)]
     Secret(#[from] FileError),
+    /// The accounts cannot be read.
+    #[error("looking up the gateway's account: {0}")]
+    Account(std::io::Error),
     /// Anything else about a file.
     #[error("{}: {cause}", path.display())]
     Io {
@@ -48,14 +51,30 @@ pub enum FilesError {
 /// # Errors
 /// [`FilesError`].
 pub fn identity(config: &Config) -> Result<Identity, FilesError> {
-    let chain = std::fs::read(&config.cert).map_err(|cause| FilesError::Io {
-        path: config.cert.clone(),
+    certificate(&config.cert, &config.key, reader(config)?)
+}
+
+/// As [`identity`], from these files, of which the key's belongs to the user `reader` or to root.
+///
+/// # Errors
+/// [`FilesError`].
+pub fn certificate(cert: &Path, key: &Path, reader: u32) -> Result<Identity, FilesError> {
+    let fault = |path: &Path| {
+        let path = path.to_owned();
+        move |cause| FilesError::Certificate { path, cause }
+    };
+    let chain = std::fs::read(cert).map_err(|cause| FilesError::Io {
+        path: cert.to_owned(),
         cause,
     })?;
-    let key = files::read_secret(&config.key)?;
-    Identity::from_pem(&chain, key.as_bytes()).map_err(|cause| FilesError::Certificate {
-        path: config.cert.clone(),
-        cause,
+    Identity::check_chain(&chain).map_err(fault(cert))?;
+    let secret = files::read_secret_of(key, reader)?;
+    Identity::from_pem(&chain, secret.as_bytes()).map_err(|cause| {
+        let of_the_key = matches!(
+            cause,
+            CertError::Pem(_) | CertError::NoKey | CertError::CertificateForKey | CertError::Key(_)
+        );
+        fault(if of_the_key { key } else { cert })(cause)
     })
 }
 
@@ -64,7 +83,12 @@ pub fn identity(config: &Config) -> Result<Identity, FilesError> {
 /// # Errors
 /// [`FilesError`].
 pub fn keys(config: &Config) -> Result<GatewayFile, FilesError> {
-    Ok(GatewayFile::load(&config.gateway_file)?)
+    Ok(GatewayFile::load_of(&config.gateway_file, reader(config)?)?)
+}
+
+/// Whose files the gateway reads: those of the account that it becomes, also for root who checks them.
+fn reader(config: &Config) -> Result<u32, FilesError> {
+    privileges::will_be(&config.user).map_err(FilesError::Account)
 }
 
 /// The key of QUIC's stateless resets: made at the first start, kept from then on.

@@ -9,9 +9,10 @@ use rustls::pki_types::UnixTime;
 use sallyport_certs::{CertError, Identity, Pin, TEN_YEARS, Trust, self_signed};
 use sallyport_link::key::KeyError;
 use sallyport_link::{GatewayAddress, GatewayFile, GatewayFileError, GatewayUrl, Host, Key};
-use sallyport_ops::files::{self, FileError};
-use sallyport_ops::{places, privileges};
+use sallyport_ops::{Exit, files, places, privileges};
 use sallyport_wire::Scope;
+
+use crate::files::FilesError;
 
 const TEMPLATE: &str = include_str!("init/gateway.toml");
 const CONFIG: &str = "gateway.toml";
@@ -78,7 +79,7 @@ pub enum InitError {
         /// The file to join.
         file: PathBuf,
     },
-    /// The certificate or its key cannot be used.
+    /// The certificate cannot be used.
     #[error("{}: {cause}", path.display())]
     Certificate {
         /// The file.
@@ -86,9 +87,9 @@ pub enum InitError {
         /// Why.
         cause: CertError,
     },
-    /// The private key is open to others or cannot be read.
+    /// The given certificate or its key.
     #[error(transparent)]
-    File(#[from] FileError),
+    Given(#[from] FilesError),
     /// `gateway.json`, here or of the gateway to join.
     #[error(transparent)]
     GatewayFile(#[from] GatewayFileError),
@@ -109,6 +110,23 @@ pub enum InitError {
     /// What was written could not be told.
     #[error("writing the output: {0}")]
     Output(#[from] io::Error),
+}
+
+impl InitError {
+    /// How the process ends by it.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::SameUrl { .. } | Self::Path(_) => Exit::Usage,
+            Self::Certificate { .. } | Self::Given(_) => Exit::Config,
+            Self::GatewayFile(error) if error.is_config() => Exit::Config,
+            Self::GatewayFile(_)
+            | Self::Exists(_)
+            | Self::Key(_)
+            | Self::Write { .. }
+            | Self::Output(_) => Exit::Failure,
+        }
+    }
 }
 
 /// Writes `gateway.toml`, `gateway.json` and, where none is given, a self-signed certificate into the
@@ -206,13 +224,12 @@ impl Certificate {
     }
 
     fn given(url: &GatewayUrl, cert: &Path, key: &Path) -> Result<Self, InitError> {
-        let read = |path: &Path| fs::read(path).map_err(|cause| write_error(path, cause));
+        let reader = privileges::will_be(ACCOUNT).map_err(FilesError::Account)?;
+        let identity = crate::files::certificate(cert, key, reader)?;
         let fault = |cause| InitError::Certificate {
             path: cert.to_owned(),
             cause,
         };
-        let key_pem = files::read_secret(key)?;
-        let identity = Identity::from_pem(&read(cert)?, key_pem.as_bytes()).map_err(fault)?;
         let absolute =
             |path: &Path| fs::canonicalize(path).map_err(|cause| write_error(path, cause));
         Ok(Self {

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use sallyport_link::key::{KeyError, Material};
 use sallyport_link::{GatewayFile, GatewayFileError, Key};
+use sallyport_ops::Exit;
 use sallyport_ops::table::Table;
 use sallyport_wire::{Glob, NameError, PoolName, PortRange, Scope};
 use serde::Serialize;
@@ -122,7 +123,7 @@ pub enum KeysError {
     EmptyPattern(&'static str),
     /// The key would be dead from the start.
     #[error("--expires: {0} is in the past")]
-    Past(OffsetDateTime),
+    Past(String),
     /// The same file for both.
     #[error("--out {} is the gateway's own file: choose another name", .0.display())]
     OutIsOwn(PathBuf),
@@ -145,6 +146,24 @@ pub enum KeysError {
     /// What was done could not be told.
     #[error("writing the output: {0}")]
     Output(#[from] io::Error),
+}
+
+impl KeysError {
+    /// How the process ends by it.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::Cluster(_) | Self::EmptyPattern(_) | Self::Past(_) | Self::OutIsOwn(_) => {
+                Exit::Usage
+            }
+            Self::GatewayFile(error) if error.is_config() => Exit::Config,
+            Self::GatewayFile(_)
+            | Self::Key(_)
+            | Self::Unknown { .. }
+            | Self::Lock { .. }
+            | Self::Output(_) => Exit::Failure,
+        }
+    }
 }
 
 /// Does it with the keys of `file` (the `gateway_file` of the gateway's configuration) and tells `out`.
@@ -359,7 +378,7 @@ impl Expiry {
         };
         let end = end.replace_nanosecond(0).unwrap_or(end);
         if end <= now {
-            Err(KeysError::Past(end))
+            Err(KeysError::Past(end.format(&Rfc3339).unwrap_or_default()))
         } else {
             Ok(end)
         }

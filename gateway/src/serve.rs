@@ -10,10 +10,10 @@ use quinn::{Endpoint, VarInt};
 use sallyport_certs::{CertError, Reloading, front_server_config, tunnel_server_config};
 use sallyport_edge::host::HostError;
 use sallyport_link::{EndpointError, KeyRing, Settings, quic_endpoint};
+use sallyport_ops::files::make_directory;
 use sallyport_ops::listen::ListenError;
 use sallyport_ops::privileges::{Became, PrivilegeError, become_user, raise_descriptor_limit};
-use sallyport_ops::telemetry::{self, TelemetryError};
-use sallyport_ops::{Metrics, Ready, Signal, Signals, Slots, Tasks, places};
+use sallyport_ops::{Metrics, Ready, Signal, Signals, Slots, Tasks, places, privileges};
 use sallyport_wire::{ALPN, Code};
 use tokio::net::UdpSocket;
 use tracing::{Span, error, info, info_span, warn};
@@ -68,9 +68,6 @@ pub enum ServeError {
     /// A name in the configuration is none.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// Logging could not be set up.
-    #[error(transparent)]
-    Telemetry(#[from] TelemetryError),
     /// The system refused something else.
     #[error("{what}: {cause}")]
     System {
@@ -102,14 +99,13 @@ impl ServeError {
 /// # Errors
 /// [`ServeError`] if it does not start.
 pub fn run(config: Config) -> Result<(), ServeError> {
-    let _telemetry = telemetry::init(config.log, None)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(ServeError::system("starting threads"))?;
     let ended = runtime.block_on(async {
         let signals = Signals::new().map_err(ServeError::system("listening to signals"))?;
-        let gateway = Gateway::start(config).inspect_err(|cause| error!(%cause, "not started"))?;
+        let gateway = Gateway::start(config)?;
         gateway.until_told(signals).await;
         Ok(())
     });
@@ -278,7 +274,9 @@ impl Gateway {
         self.listeners.stop();
         self.doors.drain();
         tokio::select! {
-            () = self.clients.drain(grace) => {}
+            cut = self.clients.drain(grace) => if cut > 0 {
+                warn!(connections = cut, "cut what outlived the drain");
+            },
             () = second(&mut signals) => {
                 warn!(streams = self.hub.ledger.len(), "told again: ending at once");
                 self.clients.stop();
@@ -307,7 +305,15 @@ async fn second(signals: &mut Signals) {
     while signals.next().await != Signal::Terminate {}
 }
 
+/// Becomes the account of the configuration, having made the directories that it will need and could not make.
 fn become_ordinary(config: &Config) -> Result<(), ServeError> {
+    let account = privileges::will_be(&config.user);
+    let account = account.map_err(ServeError::system("looking up the gateway's account"))?;
+    let socket = places::admin_socket("gateway", &config.path);
+    for dir in socket.parent().into_iter().chain([&*config.state_dir]) {
+        make_directory(dir, account)
+            .map_err(ServeError::system(format!("directory {}", dir.display())))?;
+    }
     match become_user(&config.user)? {
         Became::User(user) => info!(user, "became an ordinary user"),
         Became::Unprivileged => {}
@@ -318,11 +324,7 @@ fn become_ordinary(config: &Config) -> Result<(), ServeError> {
             );
         }
     }
-    let dir = &config.state_dir;
-    std::fs::create_dir_all(dir).map_err(ServeError::system(format!(
-        "state directory {}",
-        dir.display()
-    )))
+    Ok(())
 }
 
 fn hub(

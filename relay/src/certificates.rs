@@ -126,13 +126,15 @@ fn tls(
 }
 
 fn identity(files: &TlsFiles) -> Result<Identity, Fault> {
-    let cert = read(&files.cert)?;
-    let key = files::read_secret(&files.key)?;
-    Identity::from_pem(&cert, key.as_bytes()).map_err(|cause| Fault::Pair {
+    let pair = |cause| Fault::Pair {
         cert: files.cert.clone(),
         key: files.key.clone(),
         cause,
-    })
+    };
+    let cert = read(&files.cert)?;
+    Identity::check_chain(&cert).map_err(pair)?;
+    let key = files::read_secret(&files.key)?;
+    Identity::from_pem(&cert, key.as_bytes()).map_err(pair)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Fault> {

@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use tracing::error;
 
 use crate::certificates;
-use crate::config::{Config, LoadError};
+use crate::config::Config;
 use crate::doctor::{self, Verdict};
 use crate::gateways::Files;
 use crate::run;
@@ -20,7 +20,7 @@ use crate::status;
 /// The relay dials out to the gateways of its gateway file and needs no open port. Begin with a relay.toml of one
 /// session, copy gateway.json beside it, and run `sallyport-relay run`.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true)]
+#[command(version, propagate_version = true, after_help = Exit::HELP)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -34,7 +34,10 @@ enum Command {
     Check(Where),
     /// Show tunnels, sessions and streams of the running relay.
     Status(Listing),
-    /// Test the way to each gateway step by step and say what to mend.
+    /// Test the way to each gateway step by step and say what to mend; ends with 1 if there is something.
+    ///
+    /// It asks only: it may be run before the relay's first start and beside a running relay, neither of which it
+    /// changes.
     Doctor(Listing),
 }
 
@@ -50,7 +53,7 @@ struct Where {
 struct Listing {
     #[command(flatten)]
     config: Where,
-    /// Print JSON for programs.
+    /// JSON for programs
     #[arg(long)]
     json: bool,
 }
@@ -84,8 +87,7 @@ fn execute_run(file: &Path) -> Exit {
         Ok(config) => config,
         Err(error) => return complain(&error, Exit::Config),
     };
-    let level = config.log.level.map(crate::config::LogLevel::word);
-    let _telemetry = match telemetry::init(config.log.format, level) {
+    let _telemetry = match telemetry::init(config.log) {
         Ok(telemetry) => telemetry,
         Err(error) => return complain(&error, Exit::Config),
     };
@@ -109,7 +111,6 @@ fn execute_run(file: &Path) -> Exit {
 fn execute_check(file: &Path) -> Exit {
     let config = match Config::load(file) {
         Ok(config) => config,
-        Err(error @ LoadError::Read { .. }) => return complain(&error, Exit::Config),
         Err(error) => return complain(&error, Exit::Config),
     };
     let mut files = Files::new(config.gateway_files.clone());
@@ -131,6 +132,9 @@ fn execute_check(file: &Path) -> Exit {
     }
     if !faults.is_empty() {
         return Exit::Config;
+    }
+    for gap in files.gaps() {
+        complain(&format!("warning: {gap}"), Exit::Ok);
     }
     say(&format!(
         "{}: ok: node {node}, {sessions} sessions, {gateways} gateways\n",

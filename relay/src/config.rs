@@ -8,17 +8,17 @@ mod session;
 mod target;
 
 use std::collections::HashMap;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use sallyport_link::Choice;
-use sallyport_ops::config::{ConfigError, parse_toml};
+use sallyport_ops::Log;
+use sallyport_ops::config::{self, ConfigError, parse_toml};
 use sallyport_wire::NodeName;
 
 pub use faults::{Fault, FaultList};
 pub use limits::Limits;
-pub use raw::{Log, LogLevel};
 pub use session::{Access, HealthCheck, ProxyVersion, SessionConfig, TlsFiles};
 pub use target::{Host, Target};
 
@@ -30,9 +30,6 @@ pub const MAX_SESSIONS: usize = 512;
 
 /// Most tunnels to one gateway.
 pub const MAX_TUNNELS: usize = 4;
-
-/// Most bytes of the file: far above 512 sessions.
-const MAX_FILE: u64 = 4 << 20;
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -66,16 +63,7 @@ pub struct Config {
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {cause}; name another file with --config FILE", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        cause: io::Error,
-    },
-    /// The file is no TOML, or has a key or a type that is unknown.
+    /// The file cannot be read, is no TOML, or has a key or a type that is unknown.
     #[error(transparent)]
     Parse(#[from] ConfigError),
     /// The values do not fit together; all faults at once.
@@ -89,15 +77,7 @@ impl Config {
     /// # Errors
     /// [`LoadError`] when it cannot be read, parsed or used.
     pub fn load(path: &Path) -> Result<Self, LoadError> {
-        let cause = |cause| LoadError::Read {
-            path: path.to_owned(),
-            cause,
-        };
-        if fs::metadata(path).map_err(cause)?.len() > MAX_FILE {
-            let error = io::Error::other("larger than 4 MiB");
-            return Err(cause(error));
-        }
-        let text = fs::read_to_string(path).map_err(cause)?;
+        let text = config::read(path)?;
         Self::parse(&text, path)
     }
 

@@ -26,6 +26,9 @@ const MAX_FILES: usize = 64;
 /// What is told of a file that does not exist.
 const MISSING: &str = "not there; the relay dials when it appears";
 
+/// The same of a folder's.
+const WHEN_THERE: &str = "the relay dials when one appears";
+
 /// Follows the gateway files for ever, beginning with what they said at start: one keeper for each gateway
 /// that they name.
 pub async fn follow(mut files: Files, outfit: Arc<Outfit>, tasks: Tasks) {
@@ -106,6 +109,23 @@ impl Files {
             }
         }
         merge(&self.good.values().collect::<Vec<_>>())
+    }
+
+    /// Why some gateway, or any, is not dialled although nothing is wrong: files may come later.
+    #[must_use]
+    pub fn gaps(&self) -> Vec<String> {
+        if self.paths.is_empty() {
+            return vec!["no gateway_file is configured: this relay dials nobody".to_owned()];
+        }
+        let empty = |path: &&PathBuf| path.is_dir() && inside(path).is_empty();
+        let empty = self
+            .paths
+            .iter()
+            .filter(empty)
+            .map(|folder| format!("{}: no .json file in it; {WHEN_THERE}", folder.display()));
+        let missing = self.faults.iter().filter(|(_, text)| *text == MISSING);
+        let missing = missing.map(|(path, text)| format!("{}: {text}", path.display()));
+        empty.chain(missing).collect()
     }
 
     /// What is wrong with files that are there.

@@ -152,10 +152,13 @@ fn start(config: &Config, owners: &Owners) -> Result<(Arc<Outfit>, Vec<Served>),
 /// At start a file that is there must be usable: a mistake is told now, not in a log line later.
 fn usable(files: &mut Files) -> Result<(), StartError> {
     files.read();
-    match files.faults().next() {
-        Some(fault) => Err(StartError::GatewayFile(fault.to_owned())),
-        None => Ok(()),
+    if let Some(fault) = files.faults().next() {
+        return Err(StartError::GatewayFile(fault.to_owned()));
     }
+    for gap in files.gaps() {
+        warn!(%gap, "a gateway file is missing");
+    }
+    Ok(())
 }
 
 fn outfit(
@@ -252,7 +255,10 @@ async fn end(outfit: &Outfit, owners: &Owners, signals: &mut Signals) {
     let drained = owners.tunnels.drain(grace.saturating_add(LAST_STEPS));
     let again = async { while signals.next().await != Signal::Terminate {} };
     tokio::select! {
-        () = drained => info!("drained"),
+        cut = drained => match cut {
+            0 => info!("drained"),
+            _ => warn!(tasks = cut, "cut what outlived the drain"),
+        },
         () = again => warn!(streams = outfit.streams.ledger().len(), "ending at once"),
     }
     owners.tunnels.stop();

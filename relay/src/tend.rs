@@ -248,7 +248,12 @@ impl Tender {
     fn finish_within(&mut self, grace: Duration) {
         self.row.draining();
         let tasks = self.tasks.clone();
-        let ended = async move { tasks.drain(grace).await };
+        let ended = async move {
+            let cut = tasks.drain(grace).await;
+            if cut > 0 {
+                warn!(streams = cut, "cut what outlived the tunnel's drain");
+            }
+        };
         if self.ended.is_terminated() {
             self.ended.set(ended.boxed().fuse());
         }

@@ -119,7 +119,7 @@ fn a_stream_without_identity_needs_a_rule_at_start() {
         let said = String::from_utf8_lossy(&checked.stderr).into_owned();
         for said in [said, relay.log()] {
             assert!(
-                said.contains("relay.toml:4: session `bare`") && said.contains("sources"),
+                said.contains("relay.toml: line 4: session `bare`") && said.contains("sources"),
                 "{said}"
             );
         }

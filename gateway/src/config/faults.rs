@@ -1,7 +1,7 @@
 //! The checks of a configuration that was read.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use sallyport_edge::Limits;
 use sallyport_wire::{PoolName, SessionId};
@@ -89,12 +89,17 @@ impl Faults {
     pub(super) fn domain(&mut self, key: &str, text: Option<&str>) -> Option<String> {
         let name = text?.trim_end_matches('.').to_ascii_lowercase();
         let label = |label: &str| label.parse::<SessionId>().is_ok();
-        if name.len() <= 253 && name.contains('.') && name.split('.').all(label) {
+        let is_address = text?.parse::<IpAddr>().is_ok();
+        if !is_address && name.len() <= 253 && name.contains('.') && name.split('.').all(label) {
             return Some(name);
         }
-        self.add(format!(
-            "`{key}` is a DNS name such as sessions.example.org, without a wildcard"
-        ));
+        self.add(if is_address {
+            format!(
+                "`{key}` is a DNS name: for an address clients send no server name (RFC 6066 §3)"
+            )
+        } else {
+            format!("`{key}` is a DNS name such as sessions.example.org, without a wildcard")
+        });
         None
     }
 

@@ -84,7 +84,7 @@ fn an_unknown_key_is_refused_in_every_table() {
         assert!(error.contains("x-unknown"), "{line}: {error}");
         tables += 1;
     }
-    assert_eq!(tables, 7);
+    assert_eq!(tables, 8);
     assert!(parse(&format!("x-unknown = 1\n{shown}")).is_err());
 }
 
@@ -132,6 +132,23 @@ fn a_raw_port_leads_to_one_place() {
     assert!(parse(&raw("")).is_err());
     assert!(parse(&raw("session = \"ssh\"\npool = \"ssh\"")).is_err());
     assert!(parse(&raw("session = \"Not A Session\"")).is_err());
+}
+
+#[test]
+fn a_server_name_is_a_name() {
+    let passthrough = |sni: &str| {
+        parse(&format!(
+            "{SMALL}[[passthrough]]\nsni = \"{sni}\"\nsession = \"desk\"\n"
+        ))
+    };
+    assert!(passthrough("desk.example.org").is_ok());
+    for address in ["192.0.2.1", "2001:db8::1"] {
+        let error = passthrough(address).expect_err("an address");
+        assert!(
+            error.contains(address) && error.contains("clients send no server name"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -203,15 +203,36 @@ fn a_key_that_others_can_read_or_of_another_certificate_is_refused() {
     let refused = run(&with(&foreign), &mut Vec::new());
     assert!(matches!(
         refused,
-        Err(InitError::Certificate {
+        Err(InitError::Given(FilesError::Certificate {
             cause: CertError::KeyMismatch,
             ..
-        })
+        }))
     ));
     fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).expect("chmod");
     let refused = run(&with(&key), &mut Vec::new()).expect_err("open to others");
     assert!(refused.to_string().contains("chmod 600"), "{refused}");
     assert!(!dir.exists());
+}
+
+#[test]
+fn certificate_and_key_that_are_exchanged_are_told_so() {
+    let temp = tempfile::tempdir().expect("a directory");
+    let (cert, key) = certificate(temp.path(), "gw.example.org");
+    let with = |cert: &Path, key: &Path| InitArgs {
+        cert: Some(cert.to_owned()),
+        key: Some(key.to_owned()),
+        ..args("https://gw.example.org", &temp.path().join("gateway"))
+    };
+
+    let refused = run(&with(&key, &cert), &mut Vec::new()).expect_err("exchanged");
+
+    let told = refused.to_string();
+    assert!(
+        told.contains("exchanged") && told.contains(&key.display().to_string()),
+        "{told}"
+    );
+    assert!(!told.contains("chmod"), "{told}");
+    assert_eq!(refused.exit(), Exit::Config);
 }
 
 #[test]

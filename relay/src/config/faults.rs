@@ -31,7 +31,7 @@ impl fmt::Display for FaultList {
             let newline = if place == 0 { "" } else { "\n" };
             write!(f, "{newline}{}", self.path.display())?;
             if let Some(line) = fault.line {
-                write!(f, ":{line}")?;
+                write!(f, ": line {line}")?;
             }
             write!(f, ": {}", fault.text)?;
         }

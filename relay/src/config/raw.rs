@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use sallyport_link::Choice;
-use sallyport_ops::LogFormat;
+use sallyport_ops::Log;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
@@ -33,7 +33,7 @@ pub(super) struct RawConfig {
 
 /// One path or several.
 #[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "a path or a list of paths")]
+#[serde(untagged, expecting = "expected a path or a list of paths")]
 pub(super) enum OneOrMany {
     One(PathBuf),
     Many(Vec<PathBuf>),
@@ -44,46 +44,6 @@ impl OneOrMany {
         match self {
             Self::One(path) => vec![path],
             Self::Many(paths) => paths,
-        }
-    }
-}
-
-/// The `[log]` table.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Log {
-    /// Text for people, JSON for machines, or by whether standard error is a terminal.
-    pub format: LogFormat,
-    /// `error`, `warn`, `info`, `debug` or `trace`; none leaves it to `LOGLEVEL`, else `info`.
-    pub level: Option<LogLevel>,
-}
-
-/// The least important line that is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogLevel {
-    /// We cannot go on.
-    Error,
-    /// Someone should look now.
-    Warn,
-    /// What happens to tunnels and gateways.
-    Info,
-    /// What happens to single streams.
-    Debug,
-    /// What happens to single chunks.
-    Trace,
-}
-
-impl LogLevel {
-    /// The word of the configuration file.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
         }
     }
 }

@@ -117,7 +117,7 @@ fn all_faults_are_named_at_once_each_with_its_line() {
         (5, "head"),
         (9, "nowhere"),
     ] {
-        let place = format!("relay.toml:{line}: ");
+        let place = format!("relay.toml: line {line}: ");
         assert!(
             text.lines().any(|l| l.contains(&place) && l.contains(word)),
             "{line} {word}: {text}"

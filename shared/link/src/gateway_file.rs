@@ -66,6 +66,14 @@ pub enum GatewayFileError {
     },
 }
 
+impl GatewayFileError {
+    /// Whether the file is wrong as it stands, rather than what was to be done with it.
+    #[must_use]
+    pub const fn is_config(&self) -> bool {
+        matches!(self, Self::File(_) | Self::Config(_))
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawFile {
@@ -104,6 +112,15 @@ impl GatewayFile {
         Ok(Self::parse(&text, path)?)
     }
 
+    /// As [`GatewayFile::load`], for a file of the user `uid` or of root.
+    ///
+    /// # Errors
+    /// [`GatewayFileError`] as there.
+    pub fn load_of(path: &Path, uid: u32) -> Result<Self, GatewayFileError> {
+        let text = files::read_secret_of(path, uid)?;
+        Ok(Self::parse(&text, path)?)
+    }
+
     /// As [`GatewayFile::load`], for a command that an administrator runs: the file may belong to whom it
     /// likes, since root keeps files for the account that the gateway runs as.
     ///
@@ -115,8 +132,7 @@ impl GatewayFile {
             path: path.to_owned(),
             cause,
         })?;
-        let text = files::read_secret_of(path, owner)?;
-        Ok(Self::parse(&text, path)?)
+        Self::load_of(path, owner)
     }
 
     /// Checks text that came from `path`.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -64,20 +64,23 @@ pub fn load_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     parse_toml(&read(path)?, path)
 }
 
-/// Reads a JSON file of at most 1 MiB. `T` denies unknown fields.
+/// The text of a configuration file of at most 1 MiB.
 ///
 /// # Errors
-/// When it cannot be read or does not fit `T`.
-pub fn load_json<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    parse_json(&read(path)?, path)
-}
-
-fn read(path: &Path) -> Result<String, ConfigError> {
+/// When it cannot be read.
+pub fn read(path: &Path) -> Result<String, ConfigError> {
     let fault = |text: String| ConfigError::fault(path, text);
-    let file = File::open(path).map_err(|cause| fault(format!("cannot open: {cause}")))?;
+    let file = File::open(path).map_err(|cause| {
+        let advice = if cause.kind() == io::ErrorKind::NotFound {
+            "; name another file with --config"
+        } else {
+            ""
+        };
+        fault(format!("{cause}{advice}"))
+    })?;
     let mut text = String::new();
     let read = file.take(MOST_BYTES + 1).read_to_string(&mut text);
-    read.map_err(|cause| fault(format!("cannot read: {cause}")))?;
+    read.map_err(|cause| fault(cause.to_string()))?;
     if text.len() as u64 > MOST_BYTES {
         return Err(fault(format!("larger than {MOST_BYTES} bytes")));
     }
@@ -89,10 +92,14 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 /// # Errors
 /// When it does not fit `T`.
 pub fn parse_toml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigError> {
-    toml::from_str(text).map_err(|error| ConfigError {
-        path: path.to_owned(),
-        at: error.span().map(|span| position(text, span.start)),
-        text: explain(error.message()),
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().map(|span| span.start);
+        let key = at.and_then(|offset| key_before(text, offset));
+        ConfigError {
+            path: path.to_owned(),
+            at: at.map(|offset| position(text, offset)),
+            text: explain(error.message(), key, &Words::TOML),
+        }
     })
 }
 
@@ -108,7 +115,11 @@ pub fn parse_json<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Con
         ConfigError {
             path: path.to_owned(),
             at: (line > 0).then_some(Position { line, column }),
-            text: explain(message.strip_suffix(&place).unwrap_or(&message)),
+            text: explain(
+                message.strip_suffix(&place).unwrap_or(&message),
+                None,
+                &Words::JSON,
+            ),
         }
     })
 }
@@ -123,13 +134,97 @@ fn position(text: &str, offset: usize) -> Position {
     }
 }
 
+/// The key in whose line an offset is, if that lies behind the equals sign.
+fn key_before(text: &str, offset: usize) -> Option<&str> {
+    let line = text.get(..offset)?.rsplit('\n').next()?;
+    let key = line.split_once('=')?.0.trim();
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (!key.is_empty() && key.chars().all(is_bare)).then_some(key)
+}
+
+/// What a file's format calls serde's things.
+struct Words {
+    map: &'static str,
+    list: &'static str,
+}
+
+impl Words {
+    const TOML: Self = Self {
+        map: "a table",
+        list: "a list",
+    };
+    const JSON: Self = Self {
+        map: "an object",
+        list: "an array",
+    };
+
+    /// serde's word for what it wanted or found.
+    fn of(&self, word: &str) -> String {
+        let plain = match word {
+            "a sequence" | "sequence" => self.list,
+            "a map" | "map" => self.map,
+            "a string" | "string" => "text in quotes",
+            "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+            "a boolean" => "true or false",
+            word if word.starts_with("struct ") => self.map,
+            word => word,
+        };
+        plain.to_owned()
+    }
+}
+
 /// What serde reports, in the words of somebody who edits the file.
-fn explain(message: &str) -> String {
+fn explain(message: &str, key: Option<&str>, words: &Words) -> String {
     let unknown = [("unknown field `", "key"), ("unknown variant `", "value")];
-    unknown
+    let unknown = unknown
         .iter()
-        .find_map(|(start, what)| explain_unknown(what, message.strip_prefix(start)?))
-        .unwrap_or_else(|| without_text(message))
+        .find_map(|(start, what)| explain_unknown(what, message.strip_prefix(start)?));
+    if let Some(unknown) = unknown {
+        return unknown;
+    }
+    if let Some(missing) = message.strip_prefix("missing field ") {
+        return format!("{missing} is missing");
+    }
+    let text = without_text(message);
+    let text = explain_type(&text, words).unwrap_or(text);
+    match key {
+        Some(key) => format!("`{key}`: {text}"),
+        None => text,
+    }
+}
+
+fn explain_type(message: &str, words: &Words) -> Option<String> {
+    let addresses = [
+        (
+            "invalid socket address syntax",
+            "an address with its port is expected, such as 0.0.0.0:443 or [::]:443",
+        ),
+        (
+            "invalid IP address syntax",
+            "a network is expected, such as 10.0.0.0/8 or 2001:db8::/32",
+        ),
+    ];
+    let address = addresses.iter().find(|(serde, _)| *serde == message);
+    if let Some((_, text)) = address {
+        return Some((*text).to_owned());
+    }
+    let rest = message
+        .strip_prefix("invalid type: ")
+        .or_else(|| message.strip_prefix("invalid value: "))
+        .or_else(|| message.strip_prefix("invalid length "))?;
+    let (found, wanted) = rest.split_once(", expected ")?;
+    let (found, wanted) = (words.of(found), words.of(wanted));
+    let advice = if wanted == Words::TOML.list && found == Words::TOML.map {
+        "; a table of which there may be several begins with [[name]]"
+    } else {
+        ""
+    };
+    let found = if message.starts_with("invalid type: ") {
+        format!(", not {found}")
+    } else {
+        String::new()
+    };
+    Some(format!("{wanted} is expected{found}{advice}"))
 }
 
 fn explain_unknown(what: &str, rest: &str) -> Option<String> {
@@ -250,11 +345,38 @@ mod tests {
 
         assert_eq!(
             toml,
-            "sample.toml: line 1, column 11: invalid type: string, expected a sequence"
+            "sample.toml: line 1, column 11: `session`: a list is expected, not text in quotes"
         );
         assert!(
-            json.ends_with("invalid type: string, expected u16"),
+            json.ends_with("a whole number is expected, not text in quotes"),
             "{json}"
+        );
+    }
+
+    #[test]
+    fn what_is_expected_is_said_in_words_of_the_file() {
+        for (text, told) in [
+            (
+                "[session]\nid = \"a\"",
+                "a list is expected, not a table; a table of which",
+            ),
+            (
+                "listen = \"x\"",
+                "`listen`: an address with its port is expected",
+            ),
+            ("listen = [1]", "`listen`: "),
+            (
+                "[[session]]\nid = 1",
+                "`id`: text in quotes is expected, not integer `1`",
+            ),
+        ] {
+            let error = toml_error(text);
+            assert!(error.contains(told), "{error}");
+        }
+        assert!(
+            json_error("[]").ends_with("an object is expected"),
+            "{}",
+            json_error("[]")
         );
     }
 
@@ -262,7 +384,7 @@ mod tests {
     fn a_missing_key_and_broken_syntax_are_placed() {
         assert_eq!(
             toml_error(""),
-            "sample.toml: line 1, column 1: missing field `listen`"
+            "sample.toml: line 1, column 1: `listen` is missing"
         );
         assert!(toml_error("listen = \"[::]:443\"\nb = [").starts_with("sample.toml: line 2, "));
         assert!(json_error("{\n,").starts_with("sample.json: line 2, column 1: "));
@@ -277,7 +399,7 @@ mod tests {
         let large = load_toml::<Sample>(&path).unwrap_err().to_string();
 
         assert!(
-            absent.contains("large.toml: cannot open: No such file"),
+            absent.contains("large.toml: No such file") && absent.contains("--config"),
             "{absent}"
         );
         assert!(

@@ -16,6 +16,16 @@ pub enum Exit {
     Config = 78,
 }
 
+impl Exit {
+    /// What the help of every command says of the codes.
+    pub const HELP: &str = "\
+Exit codes:
+   0  all went well
+   1  it could not be done
+  64  the command line is wrong
+  78  a configuration file, a certificate or a secret's owner or permissions are wrong";
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::os::unix::fs::{
+    MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, fchown,
+};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -72,7 +74,8 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FileError> {
     read_secret_of(path, rustix::process::geteuid().as_raw())
 }
 
-/// As [`read_secret`], for a file of the user `uid`: what `check`, run as root, asks about the service's files.
+/// As [`read_secret`], for the user `uid`, who must own the file: what `check`, run as root, asks about the service's
+/// files.
 ///
 /// # Errors
 /// When it is not such a file, or cannot be read.
@@ -127,7 +130,10 @@ fn closed_to_others(path: &Path, file: &Metadata, uid: u32) -> Result<(), FileEr
     if !file.is_file() {
         return Err(FileError::NotRegular { path });
     }
-    if file.uid() != uid && file.uid() != ROOT {
+    // What root keeps to itself is of no use to a user for whom root only asks.
+    let readable =
+        file.uid() == uid || (file.uid() == ROOT && uid == rustix::process::geteuid().as_raw());
+    if !readable {
         return Err(FileError::Owner {
             path,
             owner: file.uid(),
@@ -163,6 +169,21 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     // unlike a rename, a link never replaces
     fs::hard_link(&new.path, path)?;
     sync_directory(path)
+}
+
+/// Makes a directory that is not there, with those above it; made by root, it belongs to the user `uid`.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_directory(path: &Path, uid: u32) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path)?;
+    if rustix::process::geteuid().is_root() {
+        chown(path, Some(uid), None)?;
+    }
+    Ok(())
 }
 
 /// A complete file under a passing name beside the one it is for; the name goes with the value.
@@ -235,7 +256,7 @@ fn directory(of: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{chown, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -278,9 +299,10 @@ mod tests {
         let (me, another) = (rustix::process::geteuid().as_raw(), 54_321);
 
         if me == ROOT {
+            let error = read_secret_of(&path, another).unwrap_err().to_string();
             assert!(
-                read_secret_of(&path, another).is_ok(),
-                "root's files are trusted"
+                error.contains("belongs to uid 0: run `chown 54321 /"),
+                "{error}"
             );
             chown(&path, Some(another), None).unwrap();
             let error = read_secret(&path).unwrap_err().to_string();
@@ -322,6 +344,21 @@ mod tests {
             read_secret(&path),
             Err(FileError::TooLarge { .. })
         ));
+    }
+
+    #[test]
+    fn a_directory_is_made_for_whom_it_is_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        let me = rustix::process::geteuid().as_raw();
+        let other = if me == ROOT { 54_321 } else { me };
+
+        make_directory(&path, other).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().uid(), other);
+        make_directory(&path, me).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().uid(), other, "it was there");
+        fs::write(path.join("file"), "").unwrap();
+        assert!(make_directory(&path.join("file"), me).is_err());
     }
 
     #[test]

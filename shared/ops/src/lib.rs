@@ -34,5 +34,5 @@ pub use signals::{Signal, Signals};
 pub use slots::{Full, Slot, Slots};
 pub use table::Table;
 pub use tasks::Tasks;
-pub use telemetry::{LogFormat, Telemetry};
+pub use telemetry::{Log, LogFormat, LogLevel, Telemetry};
 pub use watch::Watch;

@@ -81,12 +81,22 @@ fn keep_memory_closed() {
     let _refused = prctl::set_dumpable(false);
 }
 
-/// The uid of the account `user`, if there is one: whose files `check`, run as root, may expect.
+/// The uid of the account `user`, if there is one.
 ///
 /// # Errors
 /// When the accounts cannot be read.
 pub fn uid_of(user: &str) -> io::Result<Option<u32>> {
     Ok(User::from_name(user)?.map(|account| account.uid.as_raw()))
+}
+
+/// The uid that this process has after [`become_user`]: whose files it may expect.
+///
+/// # Errors
+/// When the accounts cannot be read.
+pub fn will_be(user: &str) -> io::Result<u32> {
+    let now = Uid::effective();
+    let account = if now.is_root() { uid_of(user)? } else { None };
+    Ok(account.unwrap_or_else(|| now.as_raw()))
 }
 
 /// Raises the limit of open descriptors as far as the process may, and says how many that is.
@@ -121,5 +131,16 @@ mod tests {
     fn accounts_are_looked_up() {
         assert_eq!(uid_of("root").unwrap(), Some(0));
         assert_eq!(uid_of("no-such-account").unwrap(), None);
+        let now = Uid::effective();
+        assert_eq!(will_be("no-such-account").unwrap(), now.as_raw());
+        let after = if now.is_root() {
+            uid_of("nobody").unwrap()
+        } else {
+            None
+        };
+        assert_eq!(
+            will_be("nobody").unwrap(),
+            after.unwrap_or_else(|| now.as_raw())
+        );
     }
 }

@@ -8,7 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, Span, error, warn};
+use tracing::{Instrument as _, Span, error};
 
 use crate::metrics::Metrics;
 use crate::telemetry::panic_text;
@@ -102,21 +102,18 @@ impl Tasks {
         self.tracker.is_empty()
     }
 
-    /// Waits up to `grace` for the tasks to end by themselves, then ends them.
+    /// Waits up to `grace` for the tasks to end by themselves, then ends them, and says how many those were: what
+    /// that means the caller knows.
     ///
     /// Before this, listeners are stopped and peers told to move. An accept loop among these tasks would be waited for
     /// to the end of the grace, and so would tasks started meanwhile.
-    pub async fn drain(&self, grace: Duration) {
+    pub async fn drain(&self, grace: Duration) -> usize {
         self.tracker.close();
-        if timeout(grace, self.tracker.wait()).await.is_err() {
-            warn!(
-                left = self.len(),
-                ?grace,
-                "ending the tasks that outlived the drain"
-            );
-        }
+        let in_time = timeout(grace, self.tracker.wait()).await.is_ok();
+        let left = if in_time { 0 } else { self.len() };
         self.stop();
         self.tracker.wait().await;
+        left
     }
 }
 
@@ -141,9 +138,9 @@ mod tests {
         });
 
         let start = Instant::now();
-        tasks.drain(Duration::from_secs(10)).await;
+        let cut = tasks.drain(Duration::from_secs(10)).await;
 
-        assert_eq!(start.elapsed(), Duration::from_secs(3));
+        assert_eq!((cut, start.elapsed()), (0, Duration::from_secs(3)));
         assert!(ended.await.is_ok(), "the task ran to its end");
         assert!(tasks.is_empty());
     }
@@ -156,9 +153,9 @@ mod tests {
         assert_eq!(tasks.len(), 2);
 
         let start = Instant::now();
-        tasks.drain(Duration::from_secs(10)).await;
+        let cut = tasks.drain(Duration::from_secs(10)).await;
 
-        assert_eq!(start.elapsed(), Duration::from_secs(10));
+        assert_eq!((cut, start.elapsed()), (2, Duration::from_secs(10)));
         assert!(tasks.is_empty());
     }
 

@@ -29,6 +29,44 @@ const LIBRARIES: LevelFilter = LevelFilter::WARN;
 /// What the targets of our own lines begin with.
 const OURS: &str = "sallyport";
 
+/// The `[log]` table of a configuration file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Text for people, JSON for machines, or by whether standard error is a terminal.
+    pub format: LogFormat,
+    /// The least important line that is written; none leaves it to `LOGLEVEL`, else `info`.
+    pub level: Option<LogLevel>,
+}
+
+/// The least important line that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// We cannot go on.
+    Error,
+    /// Someone should look now.
+    Warn,
+    /// What happens to tunnels and gateways.
+    Info,
+    /// What happens to single streams.
+    Debug,
+    /// What happens to single chunks.
+    Trace,
+}
+
+impl LogLevel {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -78,20 +116,22 @@ pub struct Telemetry {
 
 /// Starts logging to standard error, panics included.
 ///
-/// `level` is one level, which holds for our own lines (targets that begin with `sallyport`; libraries may warn), or a
-/// list of `target=level`. Without it `LOGLEVEL` from the environment holds, else `info`.
+/// The level holds for our own lines (targets that begin with `sallyport`; libraries may warn). Without one `LOGLEVEL`
+/// from the environment holds, which may also be a list of `target=level`, else `info`.
 ///
 /// # Errors
-/// When the level is none, or logging was started before.
-pub fn init(format: LogFormat, level: Option<&str>) -> Result<Telemetry, TelemetryError> {
+/// When `LOGLEVEL` is no level, or logging was started before.
+pub fn init(log: Log) -> Result<Telemetry, TelemetryError> {
     let from_environment = std::env::var("LOGLEVEL")
         .ok()
         .filter(|level| !level.is_empty());
-    let level = level
+    let level = log
+        .level
+        .map(LogLevel::word)
         .or(from_environment.as_deref())
         .unwrap_or(DEFAULT_LEVEL);
     let levels = Arc::new(Levels::parse(level)?);
-    let json = format.is_json();
+    let json = log.format.is_json();
     let note = if json {
         lines::lost_as_json
     } else {
@@ -107,7 +147,7 @@ pub fn init(format: LogFormat, level: Option<&str>) -> Result<Telemetry, Telemet
 }
 
 impl Telemetry {
-    /// Changes the level while running, with the words of [`init`].
+    /// Changes the level while running, to one level or a list of `target=level`.
     ///
     /// # Errors
     /// When `level` is none; the old one then stays.

@@ -9,7 +9,7 @@
 use std::process::{Command, Output};
 use std::thread;
 
-use sallyport_ops::telemetry::{self, LogFormat};
+use sallyport_ops::telemetry::{self, Log, LogFormat};
 use serde_json::Value;
 use tracing::{debug, info};
 
@@ -50,7 +50,11 @@ fn the_level_comes_from_the_environment() {
 }
 
 fn log_as_child() {
-    let telemetry = match telemetry::init(LogFormat::Json, None) {
+    let log = Log {
+        format: LogFormat::Json,
+        level: None,
+    };
+    let telemetry = match telemetry::init(log) {
         Ok(telemetry) => telemetry,
         Err(error) => panic!("{error}"),
     };
@@ -61,7 +65,7 @@ fn log_as_child() {
     telemetry.set_level("debug").expect("a level");
     debug!(target: "sallyport_test", "louder");
     info!(target: "sallyport_test", "last");
-    assert!(telemetry::init(LogFormat::Json, None).is_err(), "only once");
+    assert!(telemetry::init(log).is_err(), "only once");
 }
 
 fn run_child(level: &str) -> Output {

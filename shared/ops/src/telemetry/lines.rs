@@ -1,10 +1,12 @@
 //! Makes one line of each event.
 
 use std::fmt;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::well_known::Iso8601;
+use time::format_description::well_known::iso8601::{self, TimePrecision};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Record};
 use tracing::subscriber::Interest;
@@ -105,11 +107,16 @@ pub(super) fn lost_as_text(lost: u64) -> Vec<u8> {
     format!("{} WARN  {LOG}: {LOST} lost={lost}\n", now()).into_bytes()
 }
 
+/// RFC 3339 in UTC with milliseconds, always of the same length.
 fn now() -> String {
+    const MILLISECONDS: iso8601::EncodedConfig = iso8601::Config::DEFAULT
+        .set_time_precision(TimePrecision::Second {
+            decimal_digits: NonZeroU8::new(3),
+        })
+        .encode();
     let now = OffsetDateTime::now_utc();
-    let now = now.replace_millisecond(now.millisecond()).unwrap_or(now);
     // an absent time is better than an absent line
-    now.format(&Rfc3339).unwrap_or_default()
+    now.format(&Iso8601::<MILLISECONDS>).unwrap_or_default()
 }
 
 #[derive(Debug)]
@@ -237,6 +244,7 @@ mod tests {
     use std::sync::Mutex;
 
     use serde_json::Value;
+    use time::format_description::well_known::Rfc3339;
     use tracing::{debug, field, info, info_span, warn};
     use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -293,7 +301,9 @@ mod tests {
             (&Value::from(0.5), &Value::from(true))
         );
         assert_eq!(line["broken"], "NaN");
-        assert!(OffsetDateTime::parse(line["time"].as_str().unwrap(), &Rfc3339).is_ok());
+        let time = line["time"].as_str().unwrap();
+        assert_eq!(time.len(), "2027-01-31T00:00:00.000Z".len(), "{time}");
+        assert!(OffsetDateTime::parse(time, &Rfc3339).is_ok(), "{time}");
     }
 
     #[test]
