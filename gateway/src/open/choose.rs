@@ -11,7 +11,7 @@ use sallyport_wire::{Code, PoolName, SessionId};
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
-use super::Want;
+use super::{Want, kind_word};
 use crate::config::{Destination, Policy};
 use crate::hub::Hub;
 use crate::pick::{self, Wish};
@@ -212,24 +212,28 @@ fn has_new(route: &Route<Tunnel>) -> bool {
     route.paths().any(|path| path.member.is_new())
 }
 
-/// Whether a session can be reached in this way by somebody without a login.
+/// Whether a session can be reached in this way by somebody without a login. One that HTTP cannot speak to does not
+/// exist for HTTP; one whose TLS is not opened here may be reached over another connection.
 fn suits(offer: &Offered, kind: Kind) -> Result<(), Denial> {
+    let blind = offer.blind || offer.protocol == Protocol::Tls;
     let fits = match kind {
         Kind::Http => {
-            let spoken = matches!(
-                offer.protocol,
-                Protocol::Http | Protocol::H2c | Protocol::Vnc
-            );
-            spoken && !offer.blind
+            let spoken = [Protocol::Http, Protocol::H2c, Protocol::Vnc];
+            spoken.contains(&offer.protocol) && !blind
         }
-        Kind::Tls => offer.blind || offer.protocol == Protocol::Tls,
+        Kind::Tls => blind,
         Kind::Tcp => offer.protocol != Protocol::Udp,
         Kind::Udp => offer.protocol == Protocol::Udp,
         Kind::Probe => false,
     };
     if !fits {
-        let cause = format!("{} speaks {}, not this", offer.id, offer.protocol.word());
-        return Err(Denial::new(Code::Misdirected, cause));
+        let code = match kind {
+            Kind::Http if !blind => Code::UnknownSession,
+            Kind::Http | Kind::Tls | Kind::Tcp | Kind::Udp | Kind::Probe => Code::Misdirected,
+        };
+        let (id, spoken) = (&offer.id, offer.protocol.word());
+        let cause = format!("{id} speaks {spoken} and is not for {}", kind_word(kind));
+        return Err(Denial::new(code, cause));
     }
     if !offer.anonymous {
         let cause = format!("{} lets nobody in without a login", offer.id);

@@ -130,8 +130,15 @@ async fn unknown_private_and_dead_sessions_are_told_apart() {
         ..offer("dead", Protocol::Http)
     };
     let shell = offer("shell", Protocol::Tcp);
+    let blind = Offer {
+        blind: true,
+        ..offer("blind", Protocol::Http)
+    };
     let (_tunnel, _) = node
-        .serve(1, &[offer("web", Protocol::Http), private, dead, shell])
+        .serve(
+            1,
+            &[offer("web", Protocol::Http), private, dead, shell, blind],
+        )
         .await;
     gateway.until_session("web", true).await;
 
@@ -139,7 +146,8 @@ async fn unknown_private_and_dead_sessions_are_told_apart() {
         ("nowhere", 404),
         ("private", 401),
         ("dead", 503),
-        ("shell", 421),
+        ("shell", 404),
+        ("blind", 421),
     ] {
         assert_eq!(gateway.get(&format!("/s/{id}/")).await.0, status, "{id}");
     }
