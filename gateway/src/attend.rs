@@ -133,6 +133,11 @@ impl Attendance {
         }
         let closed = tunnel.closed().await;
         info!(code = %closed.code, cause = closed.cause, "tunnel ended");
+        // A process that is gone took its other tunnels along, which may not have noticed.
+        let siblings = self.hub.registry().members(&self.member.who.node).to_vec();
+        for sibling in siblings {
+            sibling.rely();
+        }
     }
 
     async fn hear(&mut self, message: ControlKind) {

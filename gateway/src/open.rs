@@ -85,6 +85,7 @@ impl Hub {
         want: &Want,
     ) -> Result<Opened<TunnelStream>, Denial> {
         let path = self.patiently(to.name(), || self.choose(to, want)).await?;
+        path.member.rely();
         let head = self.head(&path, want);
         let opened = path.member.tunnel.open(head).await;
         let stream = opened.map_err(|error| not_opened(&path, &error))?;
@@ -100,6 +101,7 @@ impl Hub {
     /// As [`Hub::open_stream`].
     pub async fn open_flow(&self, to: &Destination, want: &Want) -> Result<Opened<Flow>, Denial> {
         let path = self.patiently(to.name(), || self.choose(to, want)).await?;
+        path.member.rely();
         let head = self.head(&path, want);
         let opened = path.member.tunnel.open_flow(head).await;
         let stream = opened.map_err(|error| not_opened(&path, &error))?;

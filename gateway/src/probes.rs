@@ -1,16 +1,22 @@
 //! Probes of the data plane: a tunnel is up only while bytes come back through it.
 
 use std::io;
+use std::pin::pin;
+use std::time::Duration;
 
-use sallyport_link::{OpenError, Tunnel};
+use sallyport_link::{OpenError, Transport, Tunnel};
 use sallyport_wire::Code;
 use sallyport_wire::message::{Head, Kind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
+use crate::config::Tunnels;
 use crate::hub::Hub;
 use crate::registry::Member;
+
+/// A tunnel that is relied on is probed so many times as often, until a probe is missed.
+const OFTENER: u32 = 4;
 
 /// What came of one probe.
 enum Probe {
@@ -25,16 +31,19 @@ pub async fn run(hub: &Hub, member: &Member<Tunnel>) {
     let limits = hub.config().tunnels.clone();
     let mut every = interval(limits.probe_every);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = Instant::now();
     loop {
+        let relied_on = async {
+            member.relied_on().await;
+            sleep_until(last + limits.probe_every / OFTENER).await;
+        };
         tokio::select! {
             _ = every.tick() => {}
+            () = relied_on, if member.missed() == 0 => every.reset(),
             _ = member.tunnel.closed() => return,
         }
-        let probe = timeout(limits.probe_every, cross(&member.tunnel, hub.number()));
-        match probe
-            .await
-            .unwrap_or_else(|_late| Probe::Missed("nothing came back".to_owned()))
-        {
+        last = Instant::now();
+        match probe(member, &limits, cross(&member.tunnel, hub.number())).await {
             Probe::Crossed => {
                 if member.probe_crossed() {
                     info!("tunnel up");
@@ -51,6 +60,39 @@ pub async fn run(hub: &Hub, member: &Member<Tunnel>) {
                 }
             }
         }
+    }
+}
+
+/// One probe, and a look at the tunnel while it is under way.
+async fn probe(
+    member: &Member<Tunnel>,
+    limits: &Tunnels,
+    crossing: impl Future<Output = Probe>,
+) -> Probe {
+    let mut crossing = pin!(timeout(limits.probe_every, crossing));
+    let crossed = tokio::select! {
+        biased;
+        crossed = &mut crossing => crossed,
+        () = silence(&member.tunnel, limits.silent_after) => {
+            if member.fall_silent() {
+                warn!(seconds = limits.silent_after.as_secs_f64(), "tunnel silent");
+            }
+            crossing.await
+        }
+    };
+    crossed.unwrap_or_else(|_late| Probe::Missed("nothing came back".to_owned()))
+}
+
+/// Resolves once nothing at all has come for so long after a probe. Over QUIC whoever lives acknowledges it. Over TLS it
+/// may wait behind bulk in the buffers of this side, and the kernel of a process that is gone says so by itself.
+async fn silence(tunnel: &Tunnel, time: Duration) {
+    let heard = tunnel.figures().received;
+    // In two steps, so that after a pause of this process there is time to read what came meanwhile.
+    let last = time / 8;
+    sleep(time.saturating_sub(last)).await;
+    sleep(last).await;
+    if tunnel.transport() == Transport::Tls || tunnel.figures().received != heard {
+        std::future::pending().await
     }
 }
 

@@ -114,6 +114,39 @@ fn heavy_a_killed_relay_is_a_clear_error_over_tls() {
     a_killed_relay("tls");
 }
 
+#[test]
+fn a_relay_killed_over_quic_is_missed_before_its_tunnels_are_lost() {
+    let site = Site::new();
+    let nginx = Nginx::start(site.path(), "");
+    let probes =
+        "[tunnels]\nprobe_every = \"500ms\"\nsilent_after = \"200ms\"\nprobe_misses = 1000\n";
+    let gateway = site.gateway_with("gw", "127.0.0.1", probes);
+    let mut relay = site.relay(
+        "node-a",
+        &gateway,
+        &format!(
+            "transport = \"quic\"\n[[session]]\nid = \"web\"\nprotocol = \"http\"\n\
+             target = \"127.0.0.1:{}\"\naccess = \"public\"\n",
+            nginx.port.number()
+        ),
+    );
+    gateway.wait_session("web");
+    let get = || gateway.curl().arg(gateway.session_url("web", "/echo")).go();
+    drop(get().expect(200));
+
+    relay.daemon().kill();
+    eventually("no tunnel is up", || !gateway.has_session("web"));
+    let answer = get().expect(503);
+
+    assert!(answer.header("retry-after").is_some(), "{}", answer.head);
+    let log = gateway.log();
+    assert!(log.contains("tunnel silent"), "{log}");
+    assert!(!log.contains("tunnel ended"), "{log}");
+
+    relay.start();
+    eventually("the session works again", || get().status() == 200);
+}
+
 fn a_killed_gateway(transport: &str) {
     let mut web = web(transport);
     for away in [Duration::ZERO, Duration::from_secs(4)] {

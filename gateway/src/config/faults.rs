@@ -134,6 +134,7 @@ impl Faults {
         }
         let times = [
             ("tunnels.probe_every", tunnels.probe_every),
+            ("tunnels.silent_after", tunnels.silent_after),
             ("tunnels.token_age", tunnels.token_age),
             ("tunnels.rotate_every", tunnels.rotate_every),
             ("flows.idle", flows.idle),

@@ -37,6 +37,9 @@ pub struct Tunnels {
     pub probe_every: Duration,
     /// Probes missed in a row before a tunnel is closed (3).
     pub probe_misses: u32,
+    /// Without a sign of life after a probe over QUIC, a tunnel takes nothing new until there is one (1.5 s).
+    #[serde(deserialize_with = "duration")]
+    pub silent_after: Duration,
     /// How old a tunnel's last token may grow: relays present one every 10 min (12 min).
     #[serde(deserialize_with = "duration")]
     pub token_age: Duration,
@@ -63,6 +66,7 @@ impl Default for Tunnels {
             settle: Duration::from_secs(60),
             probe_every: Duration::from_secs(2),
             probe_misses: 3,
+            silent_after: Duration::from_millis(1_500),
             token_age: Duration::from_secs(720),
             rotate_every: Duration::from_secs(10),
             prove_address_at: 50,

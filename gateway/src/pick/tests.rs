@@ -166,6 +166,20 @@ fn a_hop_serves_while_no_probe_crosses_to_the_home() {
 }
 
 #[test]
+fn a_silent_tunnel_takes_nothing_until_a_probe_crosses() {
+    let wish = wish(Policy::LeastStreams, 0);
+    let route = home(&[PLAIN]);
+    let member = &route.home[0].member;
+
+    assert!(member.fall_silent());
+    assert!(!member.fall_silent(), "it was so before");
+    assert_eq!(id(session(&route, &wish)), Err(Code::HomeLost));
+    assert!(!member.is_new(), "nobody waits for it");
+    assert!(member.probe_crossed());
+    assert_eq!(id(session(&route, &wish)), Ok(1));
+}
+
+#[test]
 fn why_there_is_no_way_is_told_apart() {
     let wish = wish(Policy::LeastStreams, 0);
     let mut down = home(&[PLAIN]);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use sallyport_wire::{NodeName, Scope};
+use tokio::sync::Notify;
 
 use crate::names::NodeKey;
 
@@ -58,6 +59,8 @@ pub struct Member<T> {
     pub tunnel: T,
     grant: ArcSwap<Grant>,
     up: AtomicBool,
+    silent: AtomicBool,
+    used: Notify,
     draining: AtomicBool,
     replaced: AtomicBool,
     missed: AtomicU32,
@@ -72,6 +75,8 @@ impl<T> Member<T> {
             tunnel,
             grant: ArcSwap::from_pointee(grant),
             up: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
+            used: Notify::new(),
             draining: AtomicBool::new(false),
             replaced: AtomicBool::new(false),
             missed: AtomicU32::new(0),
@@ -88,14 +93,29 @@ impl<T> Member<T> {
         self.grant.store(Arc::new(grant));
     }
 
-    /// Whether probes cross it.
+    /// Whether probes cross it, and it gives signs of life while one is under way.
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
+        self.up.load(Ordering::Relaxed) && !self.silent.load(Ordering::Relaxed)
     }
 
     /// Whether it has just come, so that its first probe is still under way.
     pub fn is_new(&self) -> bool {
-        !self.is_up() && self.missed() == 0
+        !self.up.load(Ordering::Relaxed) && self.missed() == 0
+    }
+
+    /// Asks for a probe before it is due: something relies on the tunnel.
+    pub fn rely(&self) {
+        self.used.notify_one();
+    }
+
+    /// Waits until something relies on the tunnel.
+    pub async fn relied_on(&self) {
+        self.used.notified().await;
+    }
+
+    /// There is no sign of life; says whether the tunnel was up until now.
+    pub fn fall_silent(&self) -> bool {
+        !self.silent.swap(true, Ordering::Relaxed) && self.up.load(Ordering::Relaxed)
     }
 
     /// Whether its relay asked for nothing new on it.
@@ -116,7 +136,8 @@ impl<T> Member<T> {
     /// A probe came back; says whether the tunnel came up by it.
     pub fn probe_crossed(&self) -> bool {
         self.missed.store(0, Ordering::Relaxed);
-        !self.up.swap(true, Ordering::Relaxed)
+        let was_silent = self.silent.swap(false, Ordering::Relaxed);
+        !self.up.swap(true, Ordering::Relaxed) || was_silent
     }
 
     /// A probe did not come back in time; after `limit` in a row the tunnel is not up. Returns the count.
