@@ -8,16 +8,15 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use sallyport_ops::listen;
 use sallyport_wire::ALPN;
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::dial_error::{Cause, DialError, Step};
+use crate::network::{Network, Tcp};
 use crate::proxy::Proxy;
-use crate::quic;
+use crate::quic::{self, EndpointError};
 use crate::settings::Settings;
 
 /// Most addresses of one name that are tried.
@@ -49,12 +48,13 @@ pub(crate) struct Route<'r> {
 /// The connection that won.
 pub(crate) enum Won {
     Quic(quinn::Connection),
-    Tls(Box<TlsStream<TcpStream>>, SocketAddr),
+    Tls(Box<TlsStream<Box<dyn Tcp>>>, SocketAddr),
 }
 
 /// Makes connections; keeps one UDP socket for each family.
 #[derive(Debug)]
 pub(crate) struct Connector {
+    network: Arc<dyn Network>,
     settings: Arc<Settings>,
     endpoints: Mutex<Endpoints>,
 }
@@ -66,8 +66,9 @@ struct Endpoints {
 }
 
 impl Connector {
-    pub(crate) fn new(settings: Arc<Settings>) -> Self {
+    pub(crate) fn new(network: Arc<dyn Network>, settings: Arc<Settings>) -> Self {
         Self {
+            network,
             settings,
             endpoints: Mutex::default(),
         }
@@ -94,13 +95,13 @@ impl Connector {
         }
     }
 
-    async fn resolve(&self, target: (&str, u16)) -> Result<Vec<SocketAddr>, DialError> {
+    async fn resolve(&self, (host, port): (&str, u16)) -> Result<Vec<SocketAddr>, DialError> {
         let within = self.settings.handshake_within;
-        let found = timeout(within, tokio::net::lookup_host(target))
+        let found = timeout(within, self.network.resolve(host, port))
             .await
             .map_err(|_elapsed| DialError::new(Step::Dns, Cause::TooSlow(within)))?
             .map_err(|error| DialError::new(Step::Dns, error))?;
-        let addresses = interleave(found);
+        let addresses = interleave(&found);
         if addresses.is_empty() {
             return Err(DialError::new(Step::Dns, Cause::NoAddress));
         }
@@ -160,18 +161,18 @@ impl Connector {
         if let Some(endpoint) = slot {
             return Ok(endpoint.clone());
         }
-        let endpoint =
-            quic::client_endpoint(any).map_err(|error| DialError::new(Step::Quic, error))?;
+        let socket = self.network.bind(any).map_err(EndpointError::from);
+        let endpoint = socket.and_then(quic::client_endpoint);
+        let endpoint = endpoint.map_err(|error| DialError::new(Step::Quic, error))?;
         Ok(slot.insert(endpoint).clone())
     }
 
     async fn tls(&self, route: &Route<'_>, to: SocketAddr) -> Result<Won, DialError> {
         let within = self.settings.handshake_within;
         let slow = |step| move |_elapsed| DialError::new(step, Cause::TooSlow(within));
-        let mut tcp = timeout(within, TcpStream::connect(to))
+        let mut tcp = timeout(within, self.network.connect(to))
             .await
             .map_err(slow(Step::Tcp))?
-            .and_then(|tcp| listen::tune(&tcp).map(|()| tcp))
             .map_err(|error| DialError::new(Step::Tcp, error))?;
         if let Some(proxy) = route.proxy {
             let target = (route.host, route.port);
@@ -260,8 +261,7 @@ fn with(mut error: DialError, other: DialError) -> DialError {
 }
 
 /// IPv6 and IPv4 in turn, beginning with what the resolver put first (RFC 8305 §4).
-fn interleave(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
-    let found: Vec<_> = found.collect();
+fn interleave(found: &[SocketAddr]) -> Vec<SocketAddr> {
     let first_is_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
     let family = |v6: bool| found.iter().filter(move |a| a.is_ipv6() == v6).copied();
     let (mut first, mut second) = (family(first_is_v6), family(!first_is_v6));
@@ -284,17 +284,16 @@ mod tests {
     #[test]
     fn families_take_turns() {
         let found = ["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1"].map(|a| a.parse().expect("one"));
-        let order: Vec<String> = interleave(found.into_iter())
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let order: Vec<String> = interleave(&found).iter().map(ToString::to_string).collect();
         assert_eq!(order, ["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]);
     }
 
     #[test]
     fn a_name_with_many_addresses_is_cut() {
-        let many = (0..100).map(|n| SocketAddr::from(([10, 0, 0, n], 1)));
-        assert_eq!(interleave(many).len(), MAX_ADDRESSES);
+        let many: Vec<_> = (0..100)
+            .map(|n| SocketAddr::from(([10, 0, 0, n], 1)))
+            .collect();
+        assert_eq!(interleave(&many).len(), MAX_ADDRESSES);
     }
 
     /// What each address does: answers after so long, or fails after so long.

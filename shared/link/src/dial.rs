@@ -12,13 +12,13 @@ use sallyport_ops::Tasks;
 use sallyport_wire::message::{DRY_RUN, Hello, Reply, ReplyKind, Welcome};
 use sallyport_wire::{ALPN, BINDING_LABEL, BINDING_LEN, Code, MAX_HELLO};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use crate::connect::{Connector, Route, Won};
 use crate::framed::{self, FramedError};
 use crate::gateway_file::GatewayAddress;
+use crate::network::{Network, System, Tcp};
 use crate::proxy::ProxyRules;
 use crate::settings::Settings;
 use crate::tunnel::{self, Facts, Tunnel};
@@ -54,11 +54,22 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// A dialler whose tunnels run in `tasks`.
+    /// A dialler through this host's network, whose tunnels run in `tasks`.
     #[must_use]
     pub fn new(settings: Arc<Settings>, proxies: ProxyRules, tasks: Tasks) -> Self {
+        Self::through(Arc::new(System), settings, proxies, tasks)
+    }
+
+    /// As [`Dialer::new`], through another network.
+    #[must_use]
+    pub fn through(
+        network: Arc<dyn Network>,
+        settings: Arc<Settings>,
+        proxies: ProxyRules,
+        tasks: Tasks,
+    ) -> Self {
         Self {
-            connector: Arc::new(Connector::new(Arc::clone(&settings))),
+            connector: Arc::new(Connector::new(network, Arc::clone(&settings))),
             proxies: Arc::new(proxies),
             settings,
             tasks,
@@ -150,7 +161,7 @@ impl Dialer {
 
     async fn greet_tls(
         &self,
-        mut tls: &mut TlsStream<TcpStream>,
+        mut tls: &mut TlsStream<Box<dyn Tcp>>,
         audience: &str,
         who: &dyn Introduce,
     ) -> Result<Greeted<()>, DialError> {
@@ -191,7 +202,7 @@ impl Dialer {
 
     fn tunnel_over_tls(
         &self,
-        tls: TlsStream<TcpStream>,
+        tls: TlsStream<Box<dyn Tcp>>,
         remote: SocketAddr,
         greeted: Greeted<()>,
     ) -> Dialled {

@@ -18,7 +18,7 @@ use crate::framed::{self, FramedError};
 use crate::settings::Settings;
 use crate::tunnel::{self, Facts, Transport, Tunnel};
 
-pub use crate::quic::{EndpointError, quic_endpoint};
+pub use crate::quic::{EndpointError, quic_endpoint, quic_endpoint_on};
 
 /// Decides who may bring a tunnel up.
 pub trait Gatekeeper: Send + Sync + 'static {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,10 +9,9 @@ use aws_lc_rs::{digest, hmac};
 use bytes::{Bytes, BytesMut};
 use prost::encoding::{decode_varint, encode_varint};
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
-use quinn::{AckFrequencyConfig, EndpointConfig, TokioRuntime};
-use quinn::{IdleTimeout, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime};
 use quinn_proto::HashedConnectionIdGenerator;
-use sallyport_ops::listen;
 use sallyport_wire::Code;
 use tokio::sync::mpsc;
 
@@ -44,13 +42,27 @@ pub enum EndpointError {
     Io(#[from] io::Error),
 }
 
-/// Serves QUIC on a bound socket. `reset_key` is kept over restarts, so that a restarted gateway tells relays at
+/// Serves QUIC on a socket of this host. `reset_key` is kept over restarts, so that a restarted gateway tells relays at
 /// once that their tunnels are gone (RFC 9000 §10.3).
 ///
 /// # Errors
 /// [`EndpointError`].
 pub fn quic_endpoint(
     socket: std::net::UdpSocket,
+    tls: Arc<rustls::ServerConfig>,
+    reset_key: &[u8; 32],
+    settings: &Settings,
+) -> Result<quinn::Endpoint, EndpointError> {
+    let socket = TokioRuntime.wrap_udp_socket(socket)?;
+    quic_endpoint_on(socket, tls, reset_key, settings)
+}
+
+/// As [`quic_endpoint`], on whatever carries datagrams.
+///
+/// # Errors
+/// [`EndpointError`].
+pub fn quic_endpoint_on(
+    socket: Arc<dyn AsyncUdpSocket>,
     tls: Arc<rustls::ServerConfig>,
     reset_key: &[u8; 32],
     settings: &Settings,
@@ -62,7 +74,7 @@ pub fn quic_endpoint(
     config.transport_config(Arc::new(transport));
     config.migration(true);
     let runtime = Arc::new(TokioRuntime);
-    Ok(quinn::Endpoint::new(
+    Ok(quinn::Endpoint::new_with_abstract_socket(
         endpoint_config(reset_key),
         Some(config),
         socket,
@@ -94,11 +106,12 @@ pub(crate) fn client_config(
     Ok(config)
 }
 
-/// A socket of our own choice to dial from.
-pub(crate) fn client_endpoint(any: SocketAddr) -> Result<quinn::Endpoint, EndpointError> {
-    let socket = listen::bind_udp(any).map_err(io::Error::other)?;
+/// Dials from a socket.
+pub(crate) fn client_endpoint(
+    socket: Arc<dyn AsyncUdpSocket>,
+) -> Result<quinn::Endpoint, EndpointError> {
     let runtime = Arc::new(TokioRuntime);
-    Ok(quinn::Endpoint::new(
+    Ok(quinn::Endpoint::new_with_abstract_socket(
         EndpointConfig::default(),
         None,
         socket,

@@ -1,0 +1,65 @@
+//! What a relay dials through: the names and sockets of its host, or others in their place.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime};
+use sallyport_ops::listen;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, lookup_host};
+
+/// A TCP connection, or what does as much.
+pub trait Tcp: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Tcp for T {}
+
+/// What leads from a relay to its gateways.
+pub trait Network: fmt::Debug + Send + Sync {
+    /// The addresses of a host, given by name or address, in the order in which they are to be tried.
+    fn resolve<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>>;
+
+    /// A connection to an address.
+    fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Tcp>>>;
+
+    /// A UDP socket on an address of this side's own.
+    ///
+    /// # Errors
+    /// If there is none to be had.
+    fn bind(&self, local: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>>;
+}
+
+/// The network that this host is in.
+#[derive(Debug, Clone, Copy)]
+pub struct System;
+
+impl Network for System {
+    fn resolve<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        async move { Ok(lookup_host((host, port)).await?.collect()) }.boxed()
+    }
+
+    fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Tcp>>> {
+        async move {
+            let tcp = TcpStream::connect(to).await?;
+            listen::tune(&tcp)?;
+            Ok(Box::new(tcp) as Box<dyn Tcp>)
+        }
+        .boxed()
+    }
+
+    fn bind(&self, local: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        let socket = listen::bind_udp(local).map_err(io::Error::other)?;
+        TokioRuntime.wrap_udp_socket(socket)
+    }
+}
