@@ -1,14 +1,14 @@
 //! Keeps one gateway's tunnels up: dials, waits between tries, and dials anew before a tunnel that drains ends.
 //!
 //! A gateway has up to four lanes, each of which holds one tunnel. The first lane asks the gateway how many
-//! it wants; the others wait for that, so that a gateway that refuses is asked once and not four times.
+//! it wants; the others wait for that.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use sallyport_link::backoff::draw;
 use sallyport_link::dial::{Dialled, Introduce};
 use sallyport_link::token::Grant;
 use sallyport_link::{Backoff, BackoffSettings, DialError};
@@ -16,10 +16,11 @@ use sallyport_ops::Tasks;
 use sallyport_wire::message::Hello;
 use sallyport_wire::{BINDING_LEN, Code, VERSIONS};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, info_span, warn};
 
 use crate::config::MAX_TUNNELS;
+use crate::lanes::Lanes;
 use crate::outfit::{Outfit, Person};
 use crate::tend::{self, Phase, Tended};
 use crate::wanted::Wanted;
@@ -28,7 +29,7 @@ use crate::wanted::Wanted;
 pub async fn keep(outfit: Arc<Outfit>, wishes: watch::Receiver<Arc<Wanted>>, tasks: Tasks) {
     let keeper = Arc::new(Keeper {
         url: wishes.borrow().address.url.audience(),
-        lanes: watch::Sender::new(1),
+        lanes: Lanes::new(),
         turn: Mutex::new(0),
         outfit,
         tasks: tasks.clone(),
@@ -47,8 +48,7 @@ pub async fn keep(outfit: Arc<Outfit>, wishes: watch::Receiver<Arc<Wanted>>, tas
 #[derive(Debug)]
 struct Keeper {
     url: String,
-    /// How many lanes are to hold a tunnel.
-    lanes: watch::Sender<usize>,
+    lanes: Lanes,
     /// Which of the keys comes next, counted from the newest.
     turn: Mutex<usize>,
     outfit: Arc<Outfit>,
@@ -58,7 +58,7 @@ struct Keeper {
 /// What a lane does after a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
-    /// Dial after this wait, without backoff.
+    /// Dial at some time within this, without backoff.
     Redial(Duration),
     /// Dial after the backoff's wait.
     Lost,
@@ -68,39 +68,39 @@ enum Next {
 
 impl Keeper {
     async fn run(self: Arc<Self>, lane: usize, mut wishes: watch::Receiver<Arc<Wanted>>) {
-        let mut backoff = Backoff::new(BackoffSettings::default());
-        let mut lanes = self.lanes.subscribe();
+        let mut backoff = Backoff::new(BackoffSettings::default(), self.seed(lane));
         let mut said = None;
         loop {
             tokio::select! {
-                wanted = lanes.wait_for(|lanes| *lanes > lane) => drop(wanted),
+                () = self.lanes.turn(lane) => {}
                 () = self.over(wishes.clone()) => return,
             }
             let wanted = Arc::clone(&wishes.borrow_and_update());
+            let mut since = Instant::now();
             let next = match self.dial(&wanted).await {
                 Ok((dialled, kid)) => {
                     backoff.up(Instant::now());
                     said = None;
                     let next = self.hold(dialled, kid, (lane, wishes.clone())).await;
-                    backoff.lost(Instant::now());
+                    since = Instant::now();
+                    backoff.lost(since);
                     next
                 }
                 Err(error) => {
                     self.complain(&error, &mut said);
-                    let wait = error.refused().and_then(|(_, wait)| wait);
-                    wait.into_iter().for_each(|wait| backoff.retry_after(wait));
+                    obey(&error, &mut backoff);
                     Next::Lost
                 }
             };
-            let wait = match next {
+            let at = match next {
                 Next::End => return,
-                Next::Redial(wait) => wait,
-                Next::Lost => backoff.next(Instant::now(), draw()),
+                Next::Redial(within) => since + backoff.part(within),
+                Next::Lost => backoff.next(since),
             };
-            debug!(?wait, "dialling again after a wait");
+            debug!(wait = ?at.saturating_duration_since(Instant::now()), "dialling again after a wait");
             wishes.mark_unchanged();
             tokio::select! {
-                () = sleep(wait) => {}
+                () = sleep_until(at) => {}
                 changed = wishes.changed() => if changed.is_err() { return },
                 () = self.outfit.leaving.cancelled() => return,
             }
@@ -113,6 +113,13 @@ impl Keeper {
             () = self.outfit.leaving.cancelled() => {}
             () = async { while wishes.changed().await.is_ok() {} } => {}
         }
+    }
+
+    /// Every lane of every keeper waits in its own way.
+    fn seed(&self, lane: usize) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.outfit.seed, &self.url, lane).hash(&mut hasher);
+        hasher.finish()
     }
 
     async fn dial(&self, wanted: &Wanted) -> Result<(Dialled, String), DialError> {
@@ -147,8 +154,7 @@ impl Keeper {
         } else {
             asked
         };
-        self.lanes
-            .send_if_modified(|lanes| std::mem::replace(lanes, wanted) != wanted);
+        let _held = self.lanes.hold(wanted);
         let span = info_span!(
             "tunnel",
             tunnel = tunnel.id(),
@@ -163,7 +169,7 @@ impl Keeper {
             kid,
             url: self.url.clone(),
             wishes,
-            lanes: self.lanes.subscribe(),
+            lanes: self.lanes.clone(),
             lane,
             phase,
         };
@@ -175,8 +181,8 @@ impl Keeper {
             .await
             .map(|phase| *phase)
         {
-            Ok(Phase::Leaving { redial_in }) => Next::Redial(redial_in.mul_f64(share())),
-            Ok(Phase::Unwanted) if *self.lanes.borrow() <= lane => Next::Redial(Duration::ZERO),
+            Ok(Phase::Leaving { redial_in }) => Next::Redial(redial_in),
+            Ok(Phase::Unwanted) if !self.lanes.is_wanted(lane) => Next::Redial(Duration::ZERO),
             Ok(Phase::Unwanted) => Next::End,
             Ok(Phase::Up | Phase::Lost) | Err(_) => Next::Lost,
         }
@@ -208,9 +214,11 @@ impl Keeper {
     }
 }
 
-/// A random part of one.
-fn share() -> f64 {
-    f64::from(draw()) / f64::from(u32::MAX)
+/// Takes note of when the gateway wants to be dialled again, if it said so.
+fn obey(error: &DialError, backoff: &mut Backoff) {
+    if let Some((_, Some(wait))) = error.refused() {
+        backoff.retry_after(Instant::now(), wait);
+    }
 }
 
 /// Says hello for a relay.

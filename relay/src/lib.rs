@@ -12,6 +12,7 @@ pub mod status;
 pub mod gateways;
 pub mod keeper;
 pub mod tend;
+pub mod lanes;
 pub mod outfit;
 pub mod wanted;
 pub mod board;

@@ -30,6 +30,8 @@ pub struct Outfit {
     pub person: Person,
     /// Brings tunnels up.
     pub dialer: Dialer,
+    /// What makes this process wait otherwise than the others, between its tries.
+    pub seed: u64,
     /// Transports to try.
     pub choice: Choice,
     /// Tunnels to a gateway that asks for no number.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use sallyport_link::identity::{IdentityError, next_generation};
 use sallyport_link::proxy::{ProxyRules, ProxyUrlError};
-use sallyport_link::{Dialer, NodeIdentity, Settings};
+use sallyport_link::{Dialer, NodeIdentity, Settings, backoff};
 use sallyport_ops::{Admin, Metrics, Ready, Signal, Signals, Tasks, places, privileges};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, info_span, warn};
@@ -182,6 +182,7 @@ fn outfit(
             generation: next_generation(&state, SystemTime::now())?,
         },
         dialer: Dialer::new(Arc::new(settings), proxies(config)?, owners.all.child()),
+        seed: backoff::seed(),
         choice: config.transport,
         tunnels: config.tunnels,
         limits: config.limits,

@@ -17,6 +17,7 @@ use tracing::{Instrument as _, debug, info, warn};
 
 use crate::advertise;
 use crate::board::Row;
+use crate::lanes::Lanes;
 use crate::outfit::Outfit;
 use crate::wanted::Wanted;
 
@@ -59,9 +60,9 @@ pub struct Tended {
     pub url: String,
     /// The gateway's address and keys, as the files say; closed when they name it no more.
     pub wishes: watch::Receiver<Arc<Wanted>>,
-    /// How many tunnels there are to be.
-    pub lanes: watch::Receiver<usize>,
-    /// Which of them this one is.
+    /// The lanes to the gateway.
+    pub lanes: Lanes,
+    /// Which of them this tunnel is in.
     pub lane: usize,
     /// Told to the lane.
     pub phase: watch::Sender<Phase>,
@@ -107,7 +108,7 @@ enum Event {
     OffersChanged,
     /// The files changed, or name the gateway no more.
     Wish(bool),
-    LanesChanged,
+    LaneUnwanted,
     RelayLeaves,
     StreamsEnded,
 }
@@ -131,6 +132,7 @@ impl Tender {
             tunnel,
             wishes,
             lanes,
+            lane,
             ..
         } = &mut self.tended;
         let event = tokio::select! {
@@ -139,7 +141,7 @@ impl Tender {
             () = sleep_until(self.due) => Event::RotationDue,
             Ok(()) = offers.changed() => Event::OffersChanged,
             wish = wishes.changed(), if !draining => Event::Wish(wish.is_ok()),
-            Ok(()) = lanes.changed(), if !draining => Event::LanesChanged,
+            () = lanes.unwanted(*lane), if !draining => Event::LaneUnwanted,
             () = self.outfit.leaving.cancelled(), if !draining => Event::RelayLeaves,
             () = &mut self.ended, if draining => Event::StreamsEnded,
         };
@@ -153,12 +155,7 @@ impl Tender {
             Event::RotationDue => self.rotate().await,
             Event::OffersChanged => self.advertise(self.is_draining()).await,
             Event::Wish(true) => self.renew(),
-            Event::Wish(false) | Event::RelayLeaves => self.leave().await,
-            Event::LanesChanged => {
-                if *self.tended.lanes.borrow_and_update() <= self.tended.lane {
-                    self.leave().await;
-                }
-            }
+            Event::Wish(false) | Event::LaneUnwanted | Event::RelayLeaves => self.leave().await,
             Event::StreamsEnded => self.tended.tunnel.close(Code::Closed),
         }
     }

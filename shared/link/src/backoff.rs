@@ -1,10 +1,12 @@
 //! When to dial again: full jitter, quick for a while after a loss, then slower and slower.
 //!
-//! Pure: the clock and the randomness are arguments, so that whole outages run in a test within a moment.
+//! Pure: the clock is an argument and the jitter comes from a seed, so that whole outages run in a test within a moment,
+//! and again in the same way.
 
-use std::time::{Duration, Instant};
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
 
-use aws_lc_rs::rand;
+use tokio::time::Instant;
 
 /// The figures of a [`Backoff`].
 #[derive(Debug, Clone)]
@@ -17,8 +19,8 @@ pub struct BackoffSettings {
     pub quick_for: Duration,
     /// Highest ceiling after that. Default 30 s.
     pub cap: Duration,
-    /// A tunnel that lived this long makes its loss one for quick tries. Default 2 s: long enough to tell a
-    /// gateway that restarts from one that drops whatever it admits.
+    /// A tunnel that lived this long makes its loss one for quick tries, and the first of them comes within the base.
+    /// Default 2 s: long enough to tell a gateway that restarts from one that drops whatever it admits.
     pub steady_after: Duration,
     /// A tunnel that lived this long sets the ceiling back to the base. Default 60 s.
     pub stable_after: Duration,
@@ -47,29 +49,36 @@ pub struct Backoff {
     /// Ceiling of the next wait.
     ceiling: Duration,
     up_since: Option<Instant>,
+    /// Whether the next wait is the first after a steady tunnel.
+    first: bool,
     quick_until: Option<Instant>,
-    ordered: Duration,
+    not_before: Option<Instant>,
     jitter: Jitter,
 }
 
 impl Backoff {
     /// For a gateway that has not been dialled yet. The first try needs no wait.
     #[must_use]
-    pub const fn new(settings: BackoffSettings) -> Self {
+    pub const fn new(settings: BackoffSettings, seed: u64) -> Self {
         Self {
             ceiling: settings.base,
             settings,
             up_since: None,
+            first: false,
             quick_until: None,
-            ordered: Duration::ZERO,
-            jitter: Jitter { tries: 0, mask: 0 },
+            not_before: None,
+            jitter: Jitter {
+                tries: 0,
+                mask: 0,
+                numbers: Numbers(seed),
+            },
         }
     }
 
     /// A tunnel came up.
     pub const fn up(&mut self, now: Instant) {
         self.up_since = Some(now);
-        self.ordered = Duration::ZERO;
+        self.not_before = None;
     }
 
     /// That tunnel was lost.
@@ -82,28 +91,44 @@ impl Backoff {
             self.ceiling = self.settings.base;
         }
         if lived >= self.settings.steady_after {
+            self.first = true;
             self.quick_until = Some(now + self.settings.quick_for);
             self.ceiling = self.ceiling.min(self.settings.quick_cap);
         }
     }
 
-    /// The gateway said when to come back. The next wait is at least that, plus the usual jitter, lest all
+    /// The gateway said when to come back. The next try is at that time plus the usual jitter, lest all
     /// who were told the same come at once.
-    pub fn retry_after(&mut self, wait: Duration) {
-        self.ordered = self.ordered.max(wait.min(self.settings.longest_order));
+    pub fn retry_after(&mut self, now: Instant, wait: Duration) {
+        let order = now + wait.min(self.settings.longest_order);
+        self.not_before = self.not_before.max(Some(order));
     }
 
-    /// How long to wait before the next try. `random` is drawn anew for each call: [`draw`].
-    pub fn next(&mut self, now: Instant, random: u32) -> Duration {
-        let quick = self.quick_until.is_some_and(|end| now < end);
+    /// When to try next. The wait is counted from when the last try began, or the tunnel was lost: a try that hangs,
+    /// since nobody answers, must not keep the next one waiting too.
+    pub fn next(&mut self, since: Instant) -> Instant {
+        let quick = self.quick_until.is_some_and(|end| since < end);
         let cap = if quick {
             self.settings.quick_cap
         } else {
             self.settings.cap
         };
-        let ceiling = self.ceiling.min(cap);
-        self.ceiling = ceiling.saturating_mul(2).min(cap);
-        std::mem::take(&mut self.ordered).saturating_add(self.jitter.of(ceiling, random))
+        let ceiling = if std::mem::take(&mut self.first) {
+            self.settings.base
+        } else {
+            self.ceiling.min(cap)
+        };
+        self.ceiling = self.ceiling.max(ceiling.saturating_mul(2)).min(cap);
+        let from = self
+            .not_before
+            .take()
+            .map_or(since, |order| order.max(since));
+        from + self.jitter.of(ceiling)
+    }
+
+    /// A random part of a time over which many relays are to be spread.
+    pub fn part(&mut self, of: Duration) -> Duration {
+        of.mul_f64(f64::from(self.jitter.numbers.next()) / f64::from(u32::MAX))
     }
 }
 
@@ -114,14 +139,16 @@ impl Backoff {
 struct Jitter {
     tries: u8,
     mask: u32,
+    numbers: Numbers,
 }
 
 impl Jitter {
     /// Bits of a draw that choose the order of the quarters; the others choose the place within one.
     const FRACTION_BITS: u32 = 30;
 
-    fn of(&mut self, ceiling: Duration, random: u32) -> Duration {
+    fn of(&mut self, ceiling: Duration) -> Duration {
         const ORDER: [u32; 4] = [0, 3, 1, 2];
+        let random = self.numbers.next();
         let place = self.tries % 4;
         if place == 0 {
             self.mask = random >> Self::FRACTION_BITS;
@@ -136,15 +163,24 @@ impl Jitter {
     }
 }
 
-/// A random number for [`Backoff::next`]. Without the system's randomness it is the middle, which is a wait
-/// that still works and only spreads nothing.
-#[must_use]
-pub fn draw() -> u32 {
-    let mut bytes = [0; 4];
-    match rand::fill(&mut bytes) {
-        Ok(()) => u32::from_be_bytes(bytes),
-        Err(_none) => u32::MAX / 2,
+/// Random enough to spread relays, and the same again from the same seed (`SplitMix64`).
+#[derive(Debug, Clone)]
+struct Numbers(u64);
+
+impl Numbers {
+    const fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let [a, b, c, d, ..] = (mixed ^ (mixed >> 31)).to_be_bytes();
+        u32::from_be_bytes([a, b, c, d])
     }
+}
+
+/// A seed that no other process has.
+#[must_use]
+pub fn seed() -> u64 {
+    RandomState::new().hash_one(())
 }
 
 #[cfg(test)]
@@ -154,33 +190,25 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// A small generator (SplitMix64), so that a failing run can be repeated.
-    struct Numbers(u64);
-
-    impl Numbers {
-        fn next(&mut self) -> u32 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            u32::try_from(mixed >> 32).expect("32 bits are left")
-        }
+    fn fresh(seed: u64) -> Backoff {
+        Backoff::new(BackoffSettings::default(), seed)
     }
 
     /// The times, counted from the loss, at which one relay tries during an outage.
     fn tries(seed: u64, lived: Duration, outage: Duration) -> Vec<Duration> {
-        let (start, mut numbers) = (Instant::now(), Numbers(seed));
-        let mut backoff = Backoff::new(BackoffSettings::default());
+        let start = Instant::now();
+        let mut backoff = fresh(seed);
         backoff.up(start);
         let lost = start + lived;
         backoff.lost(lost);
-        let mut at = Duration::ZERO;
+        let mut last = lost;
         let mut times = Vec::new();
         loop {
-            at += backoff.next(lost + at, numbers.next());
-            if at > outage {
+            last = backoff.next(last);
+            if last > lost + outage {
                 return times;
             }
-            times.push(at);
+            times.push(last - lost);
         }
     }
 
@@ -254,23 +282,23 @@ mod tests {
 
     #[test]
     fn a_gateway_that_drops_what_it_admits_is_not_tried_quickly() {
-        let mut backoff = Backoff::new(BackoffSettings::default());
+        let mut backoff = fresh(0);
         let mut now = Instant::now();
         for _ in 0..12 {
             backoff.up(now);
             now += Duration::from_secs(1);
             backoff.lost(now);
-            backoff.next(now, 0);
+            backoff.next(now);
         }
         assert_eq!(backoff.ceiling, Duration::from_secs(30));
     }
 
     #[test]
     fn only_a_stable_tunnel_sets_the_ceiling_back() {
-        let mut backoff = Backoff::new(BackoffSettings::default());
+        let mut backoff = fresh(0);
         let mut now = Instant::now();
         for _ in 0..12 {
-            backoff.next(now, 0);
+            backoff.next(now);
         }
         for (lived, ceiling) in [(59, 2_000), (60, 250)] {
             backoff.up(now);
@@ -281,27 +309,55 @@ mod tests {
     }
 
     #[test]
+    fn a_steady_tunnel_is_soon_tried_again_whatever_was_before() {
+        let mut backoff = fresh(0);
+        let mut now = Instant::now();
+        for _ in 0..12 {
+            backoff.next(now);
+        }
+        for _ in 0..12 {
+            backoff.up(now);
+            now += Duration::from_secs(2);
+            backoff.lost(now);
+            let wait = backoff.next(now) - now;
+            assert!(wait <= Duration::from_millis(250), "{wait:?}");
+            assert_eq!(backoff.ceiling, Duration::from_secs(2));
+        }
+    }
+
+    #[test]
     fn an_order_to_wait_is_obeyed_once_and_within_reason() {
-        let mut backoff = Backoff::new(BackoffSettings::default());
-        let now = Instant::now();
+        let mut backoff = fresh(0);
+        let (began, answered) = (Instant::now(), Instant::now() + Duration::from_secs(3));
 
-        backoff.retry_after(Duration::from_secs(20));
-        let first = backoff.next(now, u32::MAX);
+        backoff.retry_after(answered, Duration::from_secs(20));
+        let first = backoff.next(began) - answered;
         assert!((Duration::from_secs(20)..=Duration::from_millis(20_250)).contains(&first));
-        assert!(backoff.next(now, u32::MAX) < Duration::from_secs(1));
+        assert!(backoff.next(answered) - answered < Duration::from_secs(1));
 
-        backoff.retry_after(Duration::from_secs(1_000_000));
-        assert!(backoff.next(now, 0) < Duration::from_secs(302));
+        backoff.retry_after(answered, Duration::from_secs(1_000_000));
+        assert!(backoff.next(answered) - answered < Duration::from_secs(302));
+    }
+
+    #[test]
+    fn a_part_is_anywhere_in_the_whole() {
+        let mut backoff = fresh(0);
+        let whole = Duration::from_secs(10);
+        let mut parts: Vec<_> = (0..100).map(|_| backoff.part(whole)).collect();
+        parts.sort_unstable();
+
+        assert!(parts[10] < whole / 4 && parts[90] > whole / 4 * 3);
+        assert!(parts[99] <= whole);
     }
 
     proptest! {
         #[test]
-        fn every_wait_is_within_its_ceiling(randoms in prop::collection::vec(any::<u32>(), 1..64)) {
-            let mut backoff = Backoff::new(BackoffSettings::default());
+        fn every_wait_is_within_its_ceiling(seed in any::<u64>(), tries in 1..64) {
+            let mut backoff = fresh(seed);
             let now = Instant::now();
-            for random in randoms {
+            for _ in 0..tries {
                 let ceiling = backoff.ceiling;
-                prop_assert!(backoff.next(now, random) < ceiling);
+                prop_assert!(backoff.next(now) < now + ceiling);
             }
             prop_assert!(backoff.ceiling <= Duration::from_secs(30));
         }

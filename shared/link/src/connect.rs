@@ -90,7 +90,7 @@ impl Connector {
         let tls = first(&addresses, stagger, |to| self.tls(route, to));
         match choice {
             Choice::Quic => quic.await,
-            Choice::Auto if route.proxy.is_none() => either(quic, tls, stagger).await,
+            Choice::Auto if route.proxy.is_none() => either(quic, tls, &self.settings).await,
             Choice::Tls | Choice::Auto => tls.await,
         }
     }
@@ -230,14 +230,15 @@ where
     }
 }
 
-/// QUIC with a head start, then both. TLS begins at once where QUIC has failed.
+/// QUIC with a head start, then both. TLS begins at once where QUIC has failed. Where TLS has failed QUIC is not waited
+/// for much longer: a host that refuses TCP has hardly more to say over UDP, while its gateway may be back any moment.
 async fn either(
     quic: impl Future<Output = Result<Won, DialError>>,
     tls: impl Future<Output = Result<Won, DialError>>,
-    head_start: Duration,
+    settings: &Settings,
 ) -> Result<Won, DialError> {
     tokio::pin!(quic, tls);
-    if let Ok(ended) = timeout(head_start, &mut quic).await {
+    if let Ok(ended) = timeout(settings.stagger, &mut quic).await {
         return match ended {
             Ok(won) => Ok(won),
             Err(fault) => tls.await.map_err(|error| with(error, fault)),
@@ -250,7 +251,12 @@ async fn either(
         },
         ended = &mut tls => match ended {
             Ok(won) => Ok(won),
-            Err(error) => quic.await.map_err(|fault| with(error, fault)),
+            Err(error) => {
+                let within = settings.quic_alone;
+                let slow = || DialError::new(Step::Quic, Cause::TooSlow(within));
+                let ended = timeout(within, quic).await.unwrap_or_else(|_elapsed| Err(slow()));
+                ended.map_err(|fault| with(error, fault))
+            }
         },
     }
 }

@@ -14,7 +14,8 @@ pub struct Settings {
     pub refusal_delay: RangeInclusive<Duration>,
     /// A ping goes out this often. Default 2 s.
     pub ping_every: Duration,
-    /// A peer that is silent this long is dead. Default 6 s, three pings.
+    /// A peer that is silent this long is dead. Default 5.75 s: three pings went unanswered, and everybody concerned
+    /// can still be told within 6 s.
     pub dead_after: Duration,
     /// Control messages must leave within this time. Default 10 s.
     pub control_write_within: Duration,
@@ -47,6 +48,8 @@ pub struct Settings {
     pub datagram_buffer: usize,
     /// Dialling: the next address, or TLS after QUIC, starts this much later (RFC 8305 §5). Default 250 ms.
     pub stagger: Duration,
+    /// Dialling: QUIC may go on for this time once TLS has failed. Default 1.5 s.
+    pub quic_alone: Duration,
     /// Dialling: most bytes of a proxy's answer. Default 8 KiB.
     pub proxy_answer: usize,
 }
@@ -60,7 +63,7 @@ impl Settings {
             handshake_within: Duration::from_secs(5),
             refusal_delay: Duration::from_millis(50)..=Duration::from_millis(150),
             ping_every: Duration::from_secs(2),
-            dead_after: Duration::from_secs(6),
+            dead_after: Duration::from_millis(5_750),
             control_write_within: Duration::from_secs(10),
             control_queue: 64,
             close_within: Duration::from_secs(1),
@@ -76,6 +79,7 @@ impl Settings {
             quic_send_window: 16 * 1024 * 1024,
             datagram_buffer: 1024 * 1024,
             stagger: Duration::from_millis(250),
+            quic_alone: Duration::from_millis(1_500),
             proxy_answer: 8 * 1024,
         }
     }
