@@ -41,6 +41,7 @@ pub struct Doors {
     tls: Tls,
     settings: Arc<Settings>,
     newcomers: Newcomers,
+    sockets: Slots,
     clients: Slots,
     tasks: Tasks,
     open: ArcSwap<Open>,
@@ -58,6 +59,8 @@ struct Open {
 pub struct Room {
     /// Connections that are not established yet.
     pub newcomers: Newcomers,
+    /// Their sockets: one that was told to go keeps its own for a moment.
+    pub sockets: Slots,
     /// Clients that are.
     pub clients: Slots,
     /// Owner of their tasks.
@@ -75,6 +78,7 @@ impl Doors {
         let open = Open::new(&hub, &tls, &room.tasks)?;
         let Room {
             newcomers,
+            sockets,
             clients,
             tasks,
             settings,
@@ -85,6 +89,7 @@ impl Doors {
             tls,
             settings,
             newcomers,
+            sockets,
             clients,
             tasks,
             open,
@@ -110,7 +115,7 @@ impl Doors {
     pub async fn serve(self: Arc<Self>, listener: TcpListener, listeners: Tasks) {
         let doors = Arc::clone(&self);
         let on = move |accepted: Accepted| {
-            let newcomer = doors.newcomers.enter();
+            let newcomer = doors.newcomers.enter(accepted.peer.ip());
             let span = info_span!("connection", peer = %accepted.peer);
             let doors = Arc::clone(&doors);
             doors
@@ -118,8 +123,8 @@ impl Doors {
                 .clone()
                 .spawn(span, doors.receive(accepted, newcomer));
         };
-        let slots = self.newcomers.slots();
-        listen::accept_loop(listener, slots, listeners.stopping(), on).await;
+        let sockets = self.sockets.clone();
+        listen::accept_loop(listener, sockets, listeners.stopping(), on).await;
     }
 
     async fn receive(self: Arc<Self>, accepted: Accepted, newcomer: Newcomer) {

@@ -56,7 +56,7 @@ impl Budget {
         let taken = RESERVED.saturating_add(listeners as u64);
         let usable = usize::try_from(open_files.saturating_sub(taken)).unwrap_or(usize::MAX);
         let tunnels = config.tunnels.most.min(usable / 4);
-        // Those that were told to go may hold their sockets a moment longer: see `newcomers`.
+        // Those that were told to go may hold their sockets a moment longer: see `accept::Room`.
         let newcomers = config.limits.handshakes.min(usable / 16);
         let room = usable
             .saturating_sub(tunnels)

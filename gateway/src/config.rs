@@ -247,6 +247,11 @@ impl Config {
             &old.handshakes,
             &mut kept,
         );
+        let (now, then) = (
+            &mut limits.handshakes_per_source,
+            &old.handshakes_per_source,
+        );
+        keep("limits.handshakes_per_source", now, then, &mut kept);
         keep(
             "limits.connections",
             &mut limits.connections,

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use quinn::{Endpoint, Incoming};
 use sallyport_link::Settings;
 use sallyport_link::gate::accept_quic;
+use sallyport_ops::Tasks;
 use sallyport_ops::listen::canonical;
-use sallyport_ops::{Slots, Tasks};
 use tracing::{debug, info_span};
 
 use crate::arrive::Visitor;
 use crate::hub::Hub;
+use crate::newcomers::Newcomers;
 
 /// What serving one endpoint needs.
 #[derive(Debug, Clone)]
@@ -20,9 +21,9 @@ pub struct Quic {
     /// Numbers of tunnels.
     pub settings: Arc<Settings>,
     /// Handshakes in progress.
-    pub handshakes: Slots,
-    /// From so many on, a relay must prove its address first (RFC 9000 §8.1.2).
-    pub prove_address_at: usize,
+    pub newcomers: Newcomers,
+    /// From so many percent of them on, a relay must prove its address first (RFC 9000 §8.1.2).
+    pub prove_address_at: u8,
     /// Owner of their tasks.
     pub tasks: Tasks,
 }
@@ -37,29 +38,28 @@ impl Quic {
 
     fn take(&self, incoming: Incoming) {
         let peer = canonical(incoming.remote_address());
-        if self.handshakes.in_use() >= self.prove_address_at && !incoming.remote_address_validated()
-        {
+        let source = peer.ip();
+        let crowded = self.newcomers.is_crowded(source, self.prove_address_at);
+        if crowded && !incoming.remote_address_validated() {
             debug!(%peer, "asked to prove its address");
             // An error would give back one that may not be asked again; that was just checked.
             drop(incoming.retry());
             return;
         }
-        let Ok(slot) = self.handshakes.take(peer.ip()) else {
-            self.hub.figures.handshake_failed("full");
-            return incoming.refuse();
-        };
+        let newcomer = self.newcomers.enter(source);
         let this = self.clone();
         self.tasks
             .spawn(info_span!("connection", %peer), async move {
                 let visitor = Visitor::new(Arc::clone(&this.hub));
-                let accepted = Box::pin(accept_quic(
-                    incoming,
-                    &visitor,
-                    &this.settings,
-                    &this.hub.tasks,
-                ))
-                .await;
-                drop(slot);
+                let accepting = accept_quic(incoming, &visitor, &this.settings, &this.hub.tasks);
+                let accepted = tokio::select! {
+                    accepted = Box::pin(accepting) => accepted,
+                    () = newcomer.dropped() => {
+                        debug!("dropped: too many handshakes in progress");
+                        return this.hub.figures.handshake_failed("early_drop");
+                    }
+                };
+                drop(newcomer);
                 debug!(up = accepted.is_ok(), "QUIC handshake done");
                 this.hub
                     .receive(accepted.map(|(tunnel, _hello)| tunnel), visitor);

@@ -150,7 +150,7 @@ impl Gateway {
         let endpoints = endpoints(sockets.quic, &tls, &hub.config(), &settings)?;
         let room = room(&hub.config(), &budget, &clients, &settings);
         room.clients.expose(&metrics);
-        let (places, newcomers) = (room.clients.clone(), budget.newcomers);
+        let places = room.clients.clone();
         let doors = Doors::new(Arc::clone(&hub), tls, room)?;
         let reloader = Arc::new(Reloader {
             hub: Arc::clone(&hub),
@@ -169,7 +169,7 @@ impl Gateway {
             house,
         };
         gateway.keep_house(metrics)?;
-        gateway.open(sockets.public, &settings, newcomers);
+        gateway.open(sockets.public, &settings, budget.newcomers);
         gateway.open_raw(sockets.tcp, sockets.udp, &places);
         gateway.ready.set(SERVING, Ok(()));
         info!(url = %gateway.hub.config().url, version = env!("CARGO_PKG_VERSION"), open_files,
@@ -200,12 +200,7 @@ impl Gateway {
         Ok(())
     }
 
-    fn open(
-        &self,
-        public: Vec<tokio::net::TcpListener>,
-        settings: &Arc<Settings>,
-        newcomers: usize,
-    ) {
+    fn open(&self, public: Vec<tokio::net::TcpListener>, settings: &Arc<Settings>, most: usize) {
         for listener in public {
             let serving = Arc::clone(&self.doors).serve(listener, self.listeners.clone());
             self.listeners.spawn(Span::none(), serving);
@@ -214,12 +209,8 @@ impl Gateway {
         let quic = Quic {
             hub: Arc::clone(&self.hub),
             settings: Arc::clone(settings),
-            handshakes: Slots::new(
-                newcomers,
-                config.limits.connections_per_source,
-                config.trusted_proxies.clone(),
-            ),
-            prove_address_at: share(newcomers, config.tunnels.prove_address_at),
+            newcomers: newcomers(&config, most),
+            prove_address_at: config.tunnels.prove_address_at,
             tasks: self.hub.tasks.clone(),
         };
         for endpoint in &self.endpoints {
@@ -295,11 +286,6 @@ impl Gateway {
     }
 }
 
-/// So many percent of a number, rounded up: a share above 0 never begins at 0.
-fn share(of: usize, percent: u8) -> usize {
-    of.saturating_mul(percent.into()).div_ceil(100)
-}
-
 /// Waits for the signal that ends the wait.
 async fn second(signals: &mut Signals) {
     while signals.next().await != Signal::Terminate {}
@@ -348,14 +334,21 @@ fn hub(
 }
 
 fn room(config: &Config, budget: &Budget, clients: &Tasks, settings: &Arc<Settings>) -> Room {
-    let per_source = config.limits.connections_per_source;
-    let exempt = || config.trusted_proxies.clone();
+    let slots = |most, per_source| Slots::new(most, per_source, config.trusted_proxies.clone());
+    let (most, per_source) = (budget.newcomers, config.limits.handshakes_per_source);
     Room {
-        newcomers: Newcomers::new(budget.newcomers, per_source, exempt()),
-        clients: Slots::new(budget.clients, per_source, exempt()),
+        newcomers: newcomers(config, most),
+        sockets: slots(most.saturating_mul(2), per_source.saturating_mul(2)),
+        clients: slots(budget.clients, config.limits.connections_per_source),
         tasks: clients.clone(),
         settings: Arc::clone(settings),
     }
+}
+
+/// Each transport has its own, so that a flood over one does not shut the other.
+fn newcomers(config: &Config, most: usize) -> Newcomers {
+    let per_source = config.limits.handshakes_per_source;
+    Newcomers::new(most, per_source, config.trusted_proxies.clone())
 }
 
 fn endpoints(

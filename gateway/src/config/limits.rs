@@ -46,8 +46,8 @@ pub struct Tunnels {
     /// Between two fresh tokens of one tunnel at least; one that is faster is closed (10 s).
     #[serde(deserialize_with = "duration")]
     pub rotate_every: Duration,
-    /// Share of `limits.handshakes`, in percent (0 to 100), from which on a relay that dials over QUIC must prove
-    /// its address before anything is kept of it (50); 0 is always.
+    /// Share of `limits.handshakes` and of `limits.handshakes_per_source`, in percent (0 to 100), from which on a
+    /// relay that dials over QUIC must prove its address before anything is kept of it (50); 0 is always.
     pub prove_address_at: u8,
 }
 

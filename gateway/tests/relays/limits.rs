@@ -2,20 +2,14 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sallyport_link::dial::Introduce;
-use sallyport_link::proxy::ProxyRules;
-use sallyport_link::{Choice, Dialer, Settings};
-use sallyport_ops::Tasks;
-use sallyport_wire::message::{Hello, Protocol};
-use sallyport_wire::{BINDING_LEN, Code};
+use sallyport_link::Choice;
+use sallyport_wire::Code;
+use sallyport_wire::message::Protocol;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
-use tracing::Span;
 
 use crate::bench::{BOUND, Gateway, Node, advertise, eventually, offer};
 use crate::port::Port;
@@ -82,57 +76,6 @@ async fn a_node_whose_name_cannot_be_saved_is_not_welcome() {
         .await;
     std::fs::remove_dir(&names).expect("empty");
     let _tunnel = node.dial(1).await.expect("it can be saved now");
-}
-
-/// A relay that has shaken hands and does not say who it is.
-struct Silent {
-    asked: SyncSender<()>,
-    end: Mutex<Receiver<()>>,
-}
-
-impl Introduce for Silent {
-    fn hello(&self, _audience: &str, _binding: &[u8; BINDING_LEN]) -> Result<Hello, String> {
-        self.asked.send(()).map_err(|gone| gone.to_string())?;
-        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        let _told_or_gone = end.recv_timeout(BOUND).is_ok();
-        Err("nothing to say".to_owned())
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn relays_over_quic_prove_their_address_while_others_shake_hands() {
-    let asked_to_prove = "asked to prove its address";
-    let more = "[limits]\nhandshakes = 4\n[tunnels]\nprove_address_at = 25\n";
-    let gateway = Gateway::start(more).await;
-    let node = Node::new("n1", &gateway);
-    let _first = node.dial_over(Choice::Quic, 1, 0).await.expect("let in");
-    assert!(
-        !gateway.log().contains(asked_to_prove),
-        "nobody else is there"
-    );
-
-    let (asked, was_asked) = sync_channel(1);
-    let (end, ends) = sync_channel::<()>(1);
-    let silent = Silent {
-        asked,
-        end: Mutex::new(ends),
-    };
-    let tasks = Tasks::new();
-    let address = gateway.file().gateways.first().expect("itself").clone();
-    let dialer = Dialer::new(
-        Arc::new(Settings::relay()),
-        ProxyRules::none(),
-        tasks.clone(),
-    );
-    tasks.spawn(Span::none(), async move {
-        let _never_up = dialer.dial(&address, Choice::Quic, &silent).await.is_ok();
-    });
-    let waiting = tokio::task::spawn_blocking(move || was_asked.recv_timeout(BOUND));
-    waiting.await.expect("it ends").expect("it shook hands");
-
-    let _second = node.dial_over(Choice::Quic, 1, 0).await.expect("let in");
-    gateway.until_logged(&[asked_to_prove]).await;
-    drop(end);
 }
 
 /// Connects from `source` and waits for the session's greeting; none if the gateway has no room.

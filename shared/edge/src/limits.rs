@@ -16,6 +16,8 @@ pub struct Limits {
     pub establish: Duration,
     /// Handshakes in progress at once, before early drop begins (1,000).
     pub handshakes: usize,
+    /// Of these, handshakes of one address, or of one /64 of IPv6 (256).
+    pub handshakes_per_source: usize,
     /// Client connections at once; none means that it is computed from the limits of the process.
     pub connections: Option<usize>,
     /// Client connections of one address, or of one /64 of IPv6 (1,024).
@@ -124,6 +126,7 @@ impl Default for Limits {
         Self {
             establish: Duration::from_secs(10),
             handshakes: 1_000,
+            handshakes_per_source: 256,
             connections: None,
             connections_per_source: 1_024,
             client_hello_bytes: 16 * KIB,
@@ -215,10 +218,11 @@ impl Limits {
         ]
     }
 
-    fn amounts(&self) -> [(&'static str, usize); 14] {
+    fn amounts(&self) -> [(&'static str, usize); 15] {
         let small = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
         [
             ("handshakes", self.handshakes),
+            ("handshakes_per_source", self.handshakes_per_source),
             ("connections", self.connections.unwrap_or(usize::MAX)),
             ("connections_per_source", self.connections_per_source),
             ("client_hello_bytes", self.client_hello_bytes),

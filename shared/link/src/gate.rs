@@ -51,6 +51,9 @@ pub enum AcceptError {
     /// The first message is not a hello.
     #[error("not a hello: {0}")]
     Hello(#[from] FrameError),
+    /// Datagrams belong to flows, which a relay has only once it is admitted.
+    #[error("a datagram before the welcome")]
+    Datagram,
     /// The peer went away, or its connection failed.
     #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
@@ -118,7 +121,10 @@ pub async fn accept_quic<G: Gatekeeper>(
     let connection = timeout(settings.handshake_within, incoming.accept()?)
         .await
         .map_err(|_elapsed| AcceptError::TooSlow)??;
-    let admitted = admit_quic(&connection, gatekeeper, settings).await;
+    let admitted = tokio::select! {
+        admitted = admit_quic(&connection, gatekeeper, settings) => admitted,
+        early = datagram(&connection) => Err(early),
+    };
     let (hello, facts, streams) = match admitted {
         Ok(admitted) => admitted,
         Err(error) => {
@@ -132,6 +138,14 @@ pub async fn accept_quic<G: Gatekeeper>(
     connection.set_receive_window(quinn::VarInt::from_u32(settings.quic_window));
     let tunnel = tunnel::over_quic(connection, streams, facts, settings, tasks);
     Ok((tunnel, hello))
+}
+
+/// Waits for a datagram, so that none is kept for a stranger. Whether the connection ends is for others to say.
+async fn datagram(connection: &quinn::Connection) -> AcceptError {
+    match connection.read_datagram().await {
+        Ok(_) => AcceptError::Datagram,
+        Err(_closed) => std::future::pending().await,
+    }
 }
 
 type ControlStream = (quinn::SendStream, quinn::RecvStream);
@@ -174,7 +188,7 @@ fn close_code(error: &AcceptError) -> quinn::VarInt {
     let code = match error {
         AcceptError::TooSlow => Code::TooSlow,
         AcceptError::Refused(code) => *code,
-        AcceptError::Hello(_) => Code::Protocol,
+        AcceptError::Hello(_) | AcceptError::Datagram => Code::Protocol,
         AcceptError::DryRun | AcceptError::Io(_) | AcceptError::Quic(_) | AcceptError::Binding => {
             Code::Closed
         }

@@ -25,6 +25,12 @@ const ACK_EVERY: u32 = 10;
 /// Bytes that a connection may have under way before it is admitted: a hello, and room for its framing.
 const WINDOW_BEFORE_ADMISSION: u32 = 16 * 1024;
 
+/// Connections whose first packets wait until they are looked at, which is at once, and bytes of those packets: of one
+/// connection, room for a ClientHello; of all, far below what quinn would keep.
+const WAITING: usize = 1_024;
+const WAITING_BYTES: u64 = 16 * 1024;
+const ALL_WAITING_BYTES: u64 = 4 * 1024 * 1024;
+
 /// Between stateless resets nothing is waited: a restarted gateway owes one to each of its relays, and all of them ask
 /// within one ping. Nobody gains by more of them, as each is shorter than the packet that it answers.
 const RESET_INTERVAL: Duration = Duration::ZERO;
@@ -74,6 +80,10 @@ pub fn quic_endpoint_on(
     transport.receive_window(VarInt::from_u32(WINDOW_BEFORE_ADMISSION));
     config.transport_config(Arc::new(transport));
     config.migration(true);
+    config
+        .max_incoming(WAITING)
+        .incoming_buffer_size(WAITING_BYTES)
+        .incoming_buffer_size_total(ALL_WAITING_BYTES);
     let runtime = Arc::new(TokioRuntime);
     Ok(quinn::Endpoint::new_with_abstract_socket(
         endpoint_config(reset_key),
@@ -135,8 +145,8 @@ fn transport(settings: &Settings, streams: u32) -> Result<TransportConfig, Endpo
         .keep_alive_interval(Some(settings.ping_every))
         .max_idle_timeout(Some(IdleTimeout::try_from(idle)?))
         .ack_frequency_config(Some(acks))
-        .datagram_receive_buffer_size(Some(settings.datagram_buffer))
-        .datagram_send_buffer_size(settings.datagram_buffer);
+        .datagram_receive_buffer_size(Some(settings.datagram_receive_buffer))
+        .datagram_send_buffer_size(settings.datagram_send_buffer);
     Ok(config)
 }
 

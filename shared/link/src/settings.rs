@@ -44,8 +44,11 @@ pub struct Settings {
     pub quic_window: u32,
     /// QUIC: bytes kept until they are acknowledged. Default 16 MiB.
     pub quic_send_window: u64,
-    /// QUIC: bytes of datagrams that may wait on one tunnel, each way. Default 1 MiB.
-    pub datagram_buffer: usize,
+    /// QUIC: bytes of datagrams that may wait on one tunnel to be sent. Default 1 MiB.
+    pub datagram_send_buffer: usize,
+    /// QUIC: bytes of datagrams that may wait on one tunnel to be read. Default 1 MiB at a relay; 256 KiB at a
+    /// gateway, where strangers could fill it in the moment before their first datagram ends their connection.
+    pub datagram_receive_buffer: usize,
     /// Dialling: the next address, or TLS after QUIC, starts this much later (RFC 8305 §5). Default 250 ms.
     pub stagger: Duration,
     /// Dialling: QUIC may go on for this time once TLS has failed. Default 1.5 s.
@@ -77,7 +80,8 @@ impl Settings {
             quic_stream_window: 8 * 1024 * 1024,
             quic_window: 64 * 1024 * 1024,
             quic_send_window: 16 * 1024 * 1024,
-            datagram_buffer: 1024 * 1024,
+            datagram_send_buffer: 1024 * 1024,
+            datagram_receive_buffer: 1024 * 1024,
             stagger: Duration::from_millis(250),
             quic_alone: Duration::from_millis(1_500),
             proxy_answer: 8 * 1024,
@@ -94,6 +98,7 @@ impl Settings {
     pub fn gateway() -> Self {
         Self {
             accept: 0,
+            datagram_receive_buffer: 256 * 1024,
             ..Self::relay()
         }
     }

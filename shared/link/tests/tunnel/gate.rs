@@ -24,6 +24,18 @@ async fn stranger(gate: &Gate) -> TlsStream<TcpStream> {
     soon(connecting).await.expect("a handshake")
 }
 
+async fn over_quic(gate: &Gate) -> quinn::Connection {
+    let trust = Trust::Pins(gate.address.pins.clone());
+    let tls = tunnel_client_config(&trust, &[ALPN]).expect("TLS");
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).expect("QUIC");
+    let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a socket");
+    let config = quinn::ClientConfig::new(Arc::new(crypto));
+    let connecting = endpoint
+        .connect_with(config, gate.socket, "127.0.0.1")
+        .expect("a try");
+    soon(connecting).await.expect("a handshake")
+}
+
 async fn verdict(gate: &mut Gate) -> AcceptError {
     let came = soon(gate.came.recv()).await.expect("a verdict");
     came.expect_err("no tunnel")
@@ -113,15 +125,7 @@ async fn a_stranger_on_quic_has_one_stream_and_no_time() {
         ..GateOptions::default()
     })
     .await;
-    let trust = Trust::Pins(gate.address.pins.clone());
-    let tls = tunnel_client_config(&trust, &[ALPN]).expect("TLS");
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).expect("QUIC");
-    let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a socket");
-    let config = quinn::ClientConfig::new(Arc::new(crypto));
-    let connecting = endpoint
-        .connect_with(config, gate.socket, "127.0.0.1")
-        .expect("a try");
-    let connection = soon(connecting).await.expect("a handshake");
+    let connection = over_quic(&gate).await;
 
     let _first = connection.open_bi().await.expect("one stream");
     let second = tokio::time::timeout(Duration::from_millis(100), connection.open_bi()).await;
@@ -133,6 +137,23 @@ async fn a_stranger_on_quic_has_one_stream_and_no_time() {
     let closed = soon(connection.closed()).await;
     assert!(
         matches!(closed, quinn::ConnectionError::ApplicationClosed(_)),
+        "{closed:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_datagram_before_the_welcome_is_none_too() {
+    let mut gate = gate(GateOptions::default()).await;
+    let stranger = over_quic(&gate).await;
+
+    let datagram = bytes::Bytes::from_static(b"early");
+    stranger.send_datagram(datagram).expect("sent");
+
+    assert!(matches!(verdict(&mut gate).await, AcceptError::Datagram));
+    let closed = soon(stranger.closed()).await;
+    let code = quinn::VarInt::from_u32(Code::Protocol.number());
+    assert!(
+        matches!(&closed, quinn::ConnectionError::ApplicationClosed(close) if close.error_code == code),
         "{closed:?}"
     );
 }
