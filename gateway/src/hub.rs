@@ -116,7 +116,8 @@ impl Hub {
         Arc::new(Self {
             missing: Mutex::new(names.all().into_keys().collect()),
             admission: Admission::new(keys.clone(), vec![config.url.audience()])
-                .with_features(vec![DRY_RUN.to_owned()]),
+                .with_features(vec![DRY_RUN.to_owned()])
+                .with_memory(config.tunnels.tokens),
             penalties: Penalties::new(),
             refusals: PacedSources::default(),
             ledger: Ledger::new(),

@@ -120,6 +120,7 @@ impl Faults {
             ("tunnels.streams", tunnels.streams),
             ("tunnels.names", tunnels.names),
             ("tunnels.names_per_key", tunnels.names_per_key),
+            ("tunnels.tokens", tunnels.tokens),
             ("tunnels.lost_homes", tunnels.lost_homes),
             (
                 "tunnels.probe_misses",

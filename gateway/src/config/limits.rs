@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sallyport_edge::limits::duration;
+use sallyport_link::replay::MAX_REMEMBERED;
 use serde::Deserialize;
 
 /// Limits of tunnels and of what is remembered of them.
@@ -21,6 +22,8 @@ pub struct Tunnels {
     pub names: usize,
     /// Of these, names bound with one key of gateway.json (4,096).
     pub names_per_key: usize,
+    /// Tokens remembered, so that none is taken twice (65,536); a quarter of them of one key.
+    pub tokens: usize,
     /// Lost homes remembered (65,536).
     pub lost_homes: usize,
     /// How long a lost home is remembered (24 h).
@@ -60,6 +63,7 @@ impl Default for Tunnels {
             streams: 4_096,
             names: 65_536,
             names_per_key: 4_096,
+            tokens: MAX_REMEMBERED,
             lost_homes: 65_536,
             lost_for: Duration::from_secs(86_400),
             home_grace: Duration::from_secs(60),

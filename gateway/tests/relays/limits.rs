@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sallyport_link::Choice;
 use sallyport_wire::Code;
-use sallyport_wire::message::Protocol;
+use sallyport_wire::message::{ControlKind, Protocol};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -76,6 +76,30 @@ async fn a_node_whose_name_cannot_be_saved_is_not_welcome() {
         .await;
     std::fs::remove_dir(&names).expect("empty");
     let _tunnel = node.dial(1).await.expect("it can be saved now");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_remembered_up_to_a_number_and_then_none_is_taken() {
+    // One in all; and four, of which each key may have one.
+    for (tokens, cause) in [(1, "no more can be remembered"), (4, "of this key")] {
+        let more = format!("[tunnels]\ntokens = {tokens}\nprobe_every = \"100ms\"\n");
+        let gateway = Gateway::start(&more).await;
+        let node = Node::new("n1", &gateway);
+        let (tunnel, _) = node.serve(1, &[offer("web", Protocol::Http)]).await;
+        gateway.until_session("web", true).await;
+
+        let rotate = ControlKind::Rotate(node.rotate(&tunnel));
+        tunnel.send(rotate).await.expect("it is up");
+
+        // The tunnel's last token is good for as long as it was; whoever comes now has to wait.
+        gateway
+            .until_logged(&["fresh token not taken", cause])
+            .await;
+        let refused = Node::new("n2", &gateway).dial(1).await;
+        assert_eq!(refused.expect_err("full"), Code::Limit);
+        gateway.until_logged(&["relay refused", "n2", cause]).await;
+        assert_eq!(gateway.get("/s/web/").await.0, 200);
+    }
 }
 
 /// Connects from `source` and waits for the session's greeting; none if the gateway has no room.

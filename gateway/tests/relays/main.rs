@@ -275,6 +275,24 @@ async fn a_relay_that_floods_the_gateway_with_tokens_loses_its_tunnel() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_presented_twice_ends_its_tunnel() {
+    let gateway = Gateway::start("[tunnels]\nrotate_every = \"1ms\"\n").await;
+    let node = Node::new("n1", &gateway);
+    let tunnel = node.dial(1).await.expect("in");
+    node.answer(&tunnel);
+    let rotate = ControlKind::Rotate(node.rotate(&tunnel));
+
+    tunnel.send(rotate.clone()).await.expect("it is up");
+    gateway.until_logged(&["token renewed"]).await;
+    tunnel.send(rotate).await.expect("it is up");
+
+    assert_eq!(tunnel.closed().await.code, Code::Unauthorised);
+    gateway
+        .until_logged(&["tunnel ended by the gateway", "the token was used before"])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_may_not_join_binds_no_name() {
     let gateway = Gateway::start("[tunnels]\nmost = 1\n").await;
     let _first = Node::new("n1", &gateway).dial(1).await.expect("in");
@@ -318,6 +336,36 @@ async fn a_drain_tells_relays_and_lets_a_transfer_finish() {
         .expect("an orderly end");
     assert_eq!(rest, "the rest");
     gateway.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_takes_too_long_is_cut_short() {
+    let port = Port::reserve();
+    let tcp = port.number();
+    let mut gateway = Gateway::start(&format!(
+        "[[tcp]]\nlisten = \"127.0.0.1:{tcp}\"\nsession = \"shell\"\n"
+    ))
+    .await;
+    gateway.kill();
+    let text = std::fs::read_to_string(gateway.config()).expect("its configuration");
+    std::fs::write(gateway.config(), format!("drain = \"1s\"\n{text}")).expect("writable");
+    gateway.run().await;
+    let node = Node::new("n1", &gateway);
+    let (_tunnel, _) = node.serve(1, &[offer("shell", Protocol::Tcp)]).await;
+    gateway.until_session("shell", true).await;
+    let mut client = TcpStream::connect(("127.0.0.1", tcp))
+        .await
+        .expect("it listens");
+    let mut greeting = [0; 2];
+    client.read_exact(&mut greeting).await.expect("under way");
+
+    let told = Instant::now();
+    gateway.terminate();
+    gateway.ended().await;
+
+    assert!(told.elapsed() >= Duration::from_secs(1), "it waited");
+    let rest = client.read(&mut greeting).await;
+    assert!(!matches!(rest, Ok(1..)), "cut off");
 }
 
 #[tokio::test(flavor = "multi_thread")]
