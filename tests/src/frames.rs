@@ -49,11 +49,70 @@ pub const END_HEADERS: u8 = 4;
 /// A whole request without a body, unless `flags` leaves out [`END_STREAM`].
 #[must_use]
 pub fn request(method: &str, path: &str, authority: &str, flags: u8) -> Vec<u8> {
+    request_on(1, (method, path), authority, flags)
+}
+
+/// As [`request`], on another stream than the first.
+#[must_use]
+pub fn request_on(
+    stream: u32,
+    (method, path): (&str, &str),
+    authority: &str,
+    flags: u8,
+) -> Vec<u8> {
     let fields = [
         (":method", method),
         (":scheme", "https"),
         (":path", path),
         (":authority", authority),
     ];
-    frame(1, flags, 1, &block(&fields))
+    frame(1, flags, stream, &block(&fields))
+}
+
+/// A frame that came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Its type (RFC 9113 §6).
+    pub kind: u8,
+    /// Its flags.
+    pub flags: u8,
+    /// Its stream.
+    pub stream: u32,
+    /// The rest of it.
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    /// The error code of RST_STREAM, or of GOAWAY.
+    #[must_use]
+    pub fn error(&self) -> Option<u32> {
+        let code = match self.kind {
+            3 => self.payload.get(..4)?,
+            7 => self.payload.get(4..8)?,
+            _ => return None,
+        };
+        Some(u32::from_be_bytes(*code.first_chunk()?))
+    }
+}
+
+/// The whole frames at the front of some bytes, and the bytes behind them.
+#[must_use]
+pub fn parse(mut bytes: &[u8]) -> (Vec<Frame>, &[u8]) {
+    let mut frames = Vec::new();
+    while let Some(([l2, l1, l0, kind, flags, s3, s2, s1, s0], behind)) = bytes.split_first_chunk()
+    {
+        let length = u32::from_be_bytes([0, *l2, *l1, *l0]);
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let Some((payload, rest)) = behind.split_at_checked(length) else {
+            break;
+        };
+        frames.push(Frame {
+            kind: *kind,
+            flags: *flags,
+            stream: u32::from_be_bytes([*s3, *s2, *s1, *s0]),
+            payload: payload.to_vec(),
+        });
+        bytes = rest;
+    }
+    (frames, bytes)
 }

@@ -16,6 +16,7 @@ pub mod client;
 pub mod network;
 pub mod wan;
 pub mod stranger;
+pub mod hand_made;
 pub mod raw;
 pub mod frames;
 pub mod recorder;
@@ -26,6 +27,7 @@ pub mod wait;
 
 pub use client::{Answer, Curl, run_ok};
 pub use daemon::Daemon;
+pub use hand_made::HandMade;
 pub use network::Cable;
 pub use port::Port;
 pub use program::Program;

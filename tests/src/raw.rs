@@ -10,10 +10,14 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 
+use crate::frames::{self, Frame};
+
 /// A TLS connection that sends what it is told.
 #[derive(Debug)]
 pub struct Raw {
     stream: StreamOwned<ClientConnection, TcpStream>,
+    /// Of a frame that has not come in full.
+    part: Vec<u8>,
 }
 
 impl Raw {
@@ -43,7 +47,10 @@ impl Raw {
                 .complete_io(&mut stream.sock)
                 .expect("the handshake succeeds");
         }
-        Self { stream }
+        Self {
+            stream,
+            part: Vec::new(),
+        }
     }
 
     /// The connection itself.
@@ -108,6 +115,20 @@ impl Raw {
         let found = |got: &[u8]| needles.iter().any(|needle| holds(got, needle));
         let got = self.read_while(bound, |got| !found(got));
         found(&got)
+    }
+
+    /// Reads HTTP/2 frames until one is as wanted, the peer closes, or `bound` has passed; all that came since the last
+    /// time.
+    pub fn frames_until(&mut self, wanted: impl Fn(&Frame) -> bool, bound: Duration) -> Vec<Frame> {
+        let mut all = std::mem::take(&mut self.part);
+        let before = all.clone();
+        all.extend(self.read_while(bound, |got| {
+            let got = [&before, got].concat();
+            !frames::parse(&got).0.iter().any(&wanted)
+        }));
+        let (frames, rest) = frames::parse(&all);
+        rest.clone_into(&mut self.part);
+        frames
     }
 
     fn read_while(&mut self, bound: Duration, unfinished: impl Fn(&[u8]) -> bool) -> Vec<u8> {

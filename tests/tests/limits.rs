@@ -8,7 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sallyport_tests::service::Nginx;
-use sallyport_tests::{Gateway, Port, Relay, Site, eventually};
+use sallyport_tests::{Gateway, HandMade, Port, Relay, Site, eventually};
+use sallyport_wire::Code;
+use sallyport_wire::message::{Head, Kind};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
@@ -208,6 +210,52 @@ fn a_silent_stream_ends_as_idle() {
     let mut rest = [0; 1];
     assert!(!matches!(held.read(&mut rest), Ok(1)), "nothing more comes");
     drop(limited.relay.wait_for_line(&["stream ended", "idle"]));
+}
+
+#[test]
+fn a_session_that_takes_nothing_is_cut_off() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let limited = limited("[limits]\nwrite_stall = \"1s\"\n", port);
+    let mut held = connect(limited.port);
+    let within = Some(Duration::from_secs(20));
+    held.set_write_timeout(within).expect("a socket option");
+    let (_unread, _) = listener.accept().expect("the relay connects");
+
+    let part = [0; 1 << 16];
+    let refused = loop {
+        if let Err(error) = held.write_all(&part) {
+            break error;
+        }
+    };
+
+    assert_ne!(refused.kind(), ErrorKind::WouldBlock, "still held up");
+    drop(
+        limited
+            .relay
+            .wait_for_line(&["stream ended", "session_stalled"]),
+    );
+}
+
+#[test]
+fn a_stream_whose_head_does_not_come_is_given_up_and_the_tunnel_stays() {
+    let site = Site::new();
+    let gateway = site.gateway_init("gw", "127.0.0.1", &[]);
+    let by_hand = HandMade::listen(&gateway);
+    let config = "transport = \"quic\"\ntunnels = 1\n[limits]\nhead = \"1s\"\n";
+    let _relay = site.relay("node-a", &gateway, config);
+    let tunnel = by_hand.welcome();
+
+    let asked = Instant::now();
+    let ended = tunnel.open_with(&[0]);
+
+    assert_eq!(ended, Some(Code::TooSlow));
+    assert!(asked.elapsed() >= Duration::from_secs(1));
+    let probe = Head {
+        kind: Kind::Probe.into(),
+        ..Head::default()
+    };
+    assert!(tunnel.probe(&probe), "the tunnel works");
 }
 
 #[test]
