@@ -14,12 +14,13 @@ use sallyport_gateway::files;
 use sallyport_gateway::hub::{Hub, Parts};
 use sallyport_gateway::init::{self, InitArgs};
 use sallyport_gateway::names::{Binding, Names, NodeKey};
+use sallyport_gateway::newcomers::Newcomers;
 use sallyport_gateway::open::{Opened, Passage, Want};
 use sallyport_gateway::quic::Quic;
 use sallyport_link::gate::accept_tls;
 use sallyport_link::quic_endpoint_on;
 use sallyport_link::{GatewayFile, KeyRing, Network as _, NodeIdentity, Settings, TunnelStream};
-use sallyport_ops::{Metrics, Slots, Tasks};
+use sallyport_ops::{Metrics, Tasks};
 use sallyport_wire::message::{Client, Kind};
 use sallyport_wire::{ALPN, NodeName};
 use tempfile::TempDir;
@@ -129,8 +130,8 @@ impl Gateway {
         let quic = Quic {
             hub: Arc::clone(&hub),
             settings: Arc::clone(&settings),
-            handshakes: Slots::new(HANDSHAKES, HANDSHAKES, Vec::new()),
-            prove_address_at: HANDSHAKES / 2,
+            newcomers: Newcomers::new(HANDSHAKES, HANDSHAKES, Vec::new()),
+            prove_address_at: 50,
             tasks: tasks.clone(),
         };
         tasks.spawn(Span::none(), quic.serve(endpoint.expect("QUIC")));
