@@ -16,9 +16,9 @@ use crate::broken::Broken;
 use crate::channel::{Channel, Left};
 use crate::header::{Flags, Header, Kind};
 use crate::input::{Event, Input};
-use crate::mux::Shared;
 use crate::output::{Output, SLICES};
 use crate::schedule::Class;
+use crate::shared::Shared;
 use crate::stream::Stream;
 
 /// Bytes taken in before what is ready goes out.
@@ -275,7 +275,9 @@ impl Inward {
         }
         // Streams may be used in another order than they were opened in.
         self.newest = self.newest.max(number);
-        let refused = match self.arriving.try_send(self.shared.adopt(number)) {
+        let channel = self.shared.adopt(number);
+        let stream = Stream::new(channel, Arc::clone(&self.shared));
+        let refused = match self.arriving.try_send(stream) {
             Ok(()) => return Ok(()),
             Err(TrySendError::Full(stream) | TrySendError::Closed(stream)) => stream,
         };

@@ -21,9 +21,10 @@
 mod mux;
 mod driver;
 mod input;
-mod output;
 mod stream;
+mod shared;
 mod channel;
+mod output;
 mod schedule;
 mod window;
 mod header;
@@ -32,6 +33,7 @@ mod broken;
 
 pub use broken::{Broken, StreamError};
 pub use driver::Driver;
-pub use mux::{Arrivals, Figures, Mux, Role, connection};
+pub use mux::{Arrivals, Mux, connection};
 pub use settings::Settings;
+pub use shared::{Figures, Role};
 pub use stream::Stream;

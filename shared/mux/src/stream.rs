@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::channel::Channel;
-use crate::mux::Shared;
+use crate::shared::Shared;
 
 /// One stream: bytes both ways, each way ended on its own.
 ///
