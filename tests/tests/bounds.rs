@@ -1,8 +1,6 @@
 //! Every limit that a configuration can set has a test that reaches it: a limit that nobody reaches may as well not be
 //! there. Whoever adds one names its test here.
 
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
