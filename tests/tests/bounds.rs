@@ -245,6 +245,13 @@ const GATEWAY_LIMITS: &[(&str, Test)] = &[
         ),
     ),
     (
+        "tunnels.silent_after",
+        (
+            "tests/tests/failures.rs",
+            "a_relay_killed_over_quic_is_missed_before_its_tunnels_are_lost",
+        ),
+    ),
+    (
         "tunnels.streams",
         (
             GATEWAYS,

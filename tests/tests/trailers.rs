@@ -1,7 +1,5 @@
 //! Trailers (RFC 9110 §6.5) both ways, between real clients and a real server, over HTTP/1.1 and HTTP/2.
 
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
