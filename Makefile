@@ -5,7 +5,8 @@ CARGO ?= cargo
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-BENCH = exec $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/sallyport-bench
+RELEASE = $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
+BENCH = exec $(RELEASE)/sallyport-bench
 
 demo: ## build, start a gateway, a relay and a session on loopback, print the URL
 	$(CARGO) build --workspace --bins --locked
@@ -30,6 +31,11 @@ bench-build:
 	$(CARGO) build --release --locked -p sallyport-gateway -p sallyport-relay
 	$(CARGO) build --release --locked -p sallyport-benches
 
+scorecard: ## measure the figures of reconnecting against their goals, as root, in some six minutes
+	$(CARGO) build --release --locked -p sallyport-gateway -p sallyport-relay
+	$(CARGO) build --release --locked -p sallyport-tests --bin scorecard
+	@exec $(RELEASE)/scorecard
+
 fmt: ## check the format
 	$(CARGO) fmt --all -- --check
 
@@ -46,4 +52,4 @@ deny: ## check licences, sources, bans and, where its database is at hand, advis
 
 ci: fmt clippy doc deny test ## everything, in CI's order
 
-.PHONY: help demo test bench bench-quick bench-build fmt clippy doc deny ci
+.PHONY: help demo test bench bench-quick bench-build scorecard fmt clippy doc deny ci

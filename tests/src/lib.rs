@@ -9,6 +9,7 @@
     reason = "a test fails by panicking; this crate is used by tests only"
 )]
 
+pub mod apart;
 pub mod site;
 pub mod program;
 pub mod service;
@@ -25,6 +26,7 @@ pub mod port;
 pub mod unread;
 pub mod wait;
 
+pub use apart::Apart;
 pub use client::{Answer, Curl, run_ok};
 pub use daemon::Daemon;
 pub use hand_made::HandMade;

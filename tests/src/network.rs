@@ -80,32 +80,44 @@ impl Cable {
 
     /// From now on the first end drops what matches an nft expression, e.g. `meta l4proto udp`.
     pub fn drop_matching(&self, expression: &str) {
-        let nft = |args: &[&str]| {
-            run_ok(inside(self.first(), "nft").args(args));
-        };
-        nft(&["add", "table", "inet", "faults"]);
-        nft(&[
+        drop_at(self.first(), expression);
+    }
+
+    /// From now on nothing arrives at either end, and nobody is told.
+    pub fn cut(&self) {
+        for end in &self.names {
+            drop_at(end, "iif \"cable\"");
+        }
+    }
+
+    /// Nothing is dropped any more.
+    pub fn heal(&self) {
+        for end in &self.names {
+            nft(end, &["add", "table", "inet", "faults"]); // lest there is none
+            nft(end, &["delete", "table", "inet", "faults"]);
+        }
+    }
+}
+
+fn drop_at(end: &str, expression: &str) {
+    nft(end, &["add", "table", "inet", "faults"]);
+    nft(
+        end,
+        &[
             "add",
             "chain",
             "inet",
             "faults",
             "in",
             "{ type filter hook input priority 0; }",
-        ]);
-        nft(&[
-            "add",
-            "rule",
-            "inet",
-            "faults",
-            "in",
-            &format!("{expression} drop"),
-        ]);
-    }
+        ],
+    );
+    let rule = format!("{expression} drop");
+    nft(end, &["add", "rule", "inet", "faults", "in", &rule]);
+}
 
-    /// Nothing is dropped any more.
-    pub fn heal(&self) {
-        run_ok(inside(self.first(), "nft").args(["delete", "table", "inet", "faults"]));
-    }
+fn nft(end: &str, args: &[&str]) {
+    run_ok(inside(end, "nft").args(args));
 }
 
 impl Drop for Cable {

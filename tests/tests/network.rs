@@ -1,98 +1,16 @@
 //! Networks as they are: UDP dropped, only a proxy leads out, black holes.
 
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::fs;
 use std::path::Path;
 
-use sallyport_tests::network::{inside, wait_answer};
 use sallyport_tests::service::{Nginx, Sshd, wait_listening};
-use sallyport_tests::{Cable, Daemon, Gateway, Port, Relay, Site, eventually, run_ok};
-use serde_json::Value;
-
-/// Gateway at the first end of a cable, relay and session at the second.
-struct Apart {
-    gateway: Gateway,
-    relay: Relay,
-    cable: Cable,
-    _service: (Daemon, Site),
-}
-
-/// `None` as for [`Cable::lay`]. The cable is laid, then `fault` applies from the start.
-fn apart(fault: Option<&str>) -> Option<Apart> {
-    let cable = Cable::lay()?;
-    let site = Site::new();
-    let root = site.path().join("root");
-    fs::create_dir_all(&root).expect("writable");
-    fs::write(root.join("hello"), "from the node").expect("writable");
-    let service = Daemon::start(
-        Path::new("ip"),
-        &[
-            "netns",
-            "exec",
-            cable.second(),
-            "python3",
-            "-m",
-            "http.server",
-            "--bind",
-            "127.0.0.1",
-            "-d",
-            &root.display().to_string(),
-            "8000",
-        ],
-        &site.path().join("service.log"),
-    );
-    wait_answer(cable.second(), "http://127.0.0.1:8000/hello");
-    if let Some(fault) = fault {
-        cable.drop_matching(fault);
-    }
-    let mut gateway = site.gateway_init("gw", Cable::FIRST, &[]);
-    gateway.enter(cable.first());
-    gateway.start();
-    gateway.wait_ready();
-    let config = "[[session]]\nid = \"web\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:8000\"\naccess = \"public\"\n";
-    let mut relay = site.relay_stopped("node-a", &[&gateway], config);
-    relay.enter(cable.second());
-    let relay = relay.started();
-    gateway.wait_session("web");
-    Some(Apart {
-        cable,
-        gateway,
-        relay,
-        _service: (service, site),
-    })
-}
-
-impl Apart {
-    /// What a client at the gateway's end gets.
-    fn get(&self, path: &str) -> String {
-        let mut curl = inside(self.cable.first(), "curl");
-        curl.args(["-sS", "--max-time", "20", "--cacert"]);
-        curl.arg(self.gateway.certificate())
-            .arg(self.gateway.session_url("web", path));
-        run_ok(&mut curl)
-    }
-
-    fn transports(&self) -> Vec<String> {
-        let status = self.gateway.status().unwrap_or_default();
-        let tunnels = status
-            .get("tunnels")
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default();
-        let name = |tunnel: &Value| {
-            tunnel
-                .get("transport")
-                .and_then(Value::as_str)
-                .map(str::to_owned)
-        };
-        tunnels.iter().filter_map(name).collect()
-    }
-}
+use sallyport_tests::{Apart, Daemon, Gateway, Port, Relay, Site, eventually};
 
 #[test]
 fn where_udp_passes_a_tunnel_is_quic() {
-    let Some(apart) = apart(None) else { return };
+    let Some(apart) = Apart::start(None, "") else {
+        return;
+    };
 
     assert_eq!(apart.get("/hello"), "from the node");
     eventually("a QUIC tunnel", || {
@@ -102,7 +20,7 @@ fn where_udp_passes_a_tunnel_is_quic() {
 
 #[test]
 fn where_udp_is_dropped_all_tunnels_are_tls() {
-    let Some(apart) = apart(Some("meta l4proto udp")) else {
+    let Some(apart) = Apart::start(Some("meta l4proto udp"), "") else {
         return;
     };
 
@@ -116,7 +34,9 @@ fn where_udp_is_dropped_all_tunnels_are_tls() {
 
 #[test]
 fn a_black_hole_is_noticed_at_both_ends_and_healed() {
-    let Some(mut apart) = apart(None) else { return };
+    let Some(mut apart) = Apart::start(None, "") else {
+        return;
+    };
 
     apart.cable.drop_matching("ip saddr 10.231.7.2");
     eventually("the gateway takes the session for lost", || {
