@@ -5,12 +5,13 @@ CARGO ?= cargo
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-RELEASE = $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
+TARGET = $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+RELEASE = $(TARGET)/release
 BENCH = exec $(RELEASE)/sallyport-bench
 
 demo: ## build, start a gateway, a relay and a session on loopback, print the URL
 	$(CARGO) build --workspace --bins --locked
-	@exec $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/demo
+	@exec $(TARGET)/debug/demo
 
 test: ## install what the tests need and pass them all
 	@tests/setup >/dev/null

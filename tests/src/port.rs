@@ -1,7 +1,8 @@
 //! Ports that two tests never share.
 
-use std::fs::{File, OpenOptions, TryLockError};
 use std::net::{TcpListener, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// Below the kernel's ephemeral range, so that no outgoing connection takes one by chance.
 const FIRST: u16 = 10_000;
@@ -11,7 +12,8 @@ const COUNT: u32 = 20_000;
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    _lock: File,
+    /// An abstract unix socket of the port's name: only one process has it, and it leaves no file behind.
+    _lock: UnixDatagram,
 }
 
 impl Port {
@@ -21,26 +23,16 @@ impl Port {
     /// If no port is free.
     #[must_use]
     pub fn reserve() -> Self {
-        let folder = std::env::temp_dir().join("sallyport-test-ports");
-        std::fs::create_dir_all(&folder).expect("the temporary folder is writable");
         let start = std::process::id().wrapping_mul(7_919);
         (0..COUNT)
             .map(|step| start.wrapping_add(step) % COUNT)
             .filter_map(|offset| FIRST.checked_add(u16::try_from(offset).ok()?))
             .find_map(|number| {
-                let path = folder.join(number.to_string());
-                let lock = OpenOptions::new()
-                    .create(true)
-                    .append(true)
-                    .open(path)
-                    .ok()?;
-                match lock.try_lock() {
-                    Ok(()) => is_free(number).then_some(Self {
-                        number,
-                        _lock: lock,
-                    }),
-                    Err(TryLockError::WouldBlock | TryLockError::Error(_)) => None,
-                }
+                let lock = lock(number)?;
+                is_free(number).then_some(Self {
+                    number,
+                    _lock: lock,
+                })
             })
             .expect("a port is free")
     }
@@ -50,6 +42,11 @@ impl Port {
     pub const fn number(&self) -> u16 {
         self.number
     }
+}
+
+fn lock(number: u16) -> Option<UnixDatagram> {
+    let name = format!("sallyport-test-port-{number}");
+    UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name).ok()?).ok()
 }
 
 fn is_free(number: u16) -> bool {

@@ -192,22 +192,6 @@ impl Answer {
             lease.finish();
         }
     }
-
-    fn taken(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        match frame.into_data() {
-            Ok(data) => {
-                self.record.downloaded(data.len());
-                Frame::data(data)
-            }
-            Err(other) => other.into_trailers().map_or_else(
-                |other| other,
-                |mut trailers| {
-                    fields::strip_trailers(&mut trailers);
-                    Frame::trailers(trailers)
-                },
-            ),
-        }
-    }
 }
 
 impl Body for Answer {
@@ -226,7 +210,7 @@ impl Body for Answer {
         };
         match polled {
             Some(Ok(frame)) => {
-                let frame = this.taken(frame);
+                let frame = fields::onward(frame, |bytes| this.record.downloaded(bytes));
                 if this.is_end_stream() {
                     this.finish();
                 }

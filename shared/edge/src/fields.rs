@@ -1,10 +1,12 @@
 //! Header fields: which belong to one hop, which only we may set, and which may come after a body.
 
+use bytes::Bytes;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
     CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS,
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
+use http_body::Frame;
 
 /// Fields of one hop (RFC 9110 §7.6.1), and what HTTP/1.1 upgrades to HTTP/2 used (RFC 7540 §3.2.1).
 const HOP_BY_HOP: [HeaderName; 10] = [
@@ -107,8 +109,25 @@ pub(crate) fn trailer_names(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
+/// A frame of a body as it goes on: its bytes are counted, and what may not be in trailers is gone.
+pub(crate) fn onward(frame: Frame<Bytes>, count: impl FnOnce(usize)) -> Frame<Bytes> {
+    match frame.into_data() {
+        Ok(data) => {
+            count(data.len());
+            Frame::data(data)
+        }
+        Err(other) => other.into_trailers().map_or_else(
+            |other| other,
+            |mut trailers| {
+                strip_trailers(&mut trailers);
+                Frame::trailers(trailers)
+            },
+        ),
+    }
+}
+
 /// Removes from trailers what may not be there: framing, routing, credentials, and what only we may set.
-pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+fn strip_trailers(trailers: &mut HeaderMap) {
     retain(trailers, may_be_last);
 }
 

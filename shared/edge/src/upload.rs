@@ -92,22 +92,6 @@ impl Upload {
     pub(crate) fn hold(&mut self, expectation: Expectation, patience: Duration) {
         self.hold = Some(Box::pin(expectation.granted(patience)));
     }
-
-    fn taken(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        match frame.into_data() {
-            Ok(data) => {
-                self.record.uploaded(data.len());
-                Frame::data(data)
-            }
-            Err(other) => other.into_trailers().map_or_else(
-                |other| other,
-                |mut trailers| {
-                    fields::strip_trailers(&mut trailers);
-                    Frame::trailers(trailers)
-                },
-            ),
-        }
-    }
 }
 
 impl Body for Upload {
@@ -139,7 +123,9 @@ impl Body for Upload {
         if body.is_end_stream() {
             this.done.store(true, Ordering::Release);
         }
-        Poll::Ready(Some(Ok(this.taken(frame))))
+        Poll::Ready(Some(Ok(fields::onward(frame, |bytes| {
+            this.record.uploaded(bytes)
+        }))))
     }
 
     fn is_end_stream(&self) -> bool {

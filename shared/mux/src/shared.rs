@@ -138,10 +138,11 @@ impl Shared {
 
     /// Begins a stream of ours. `None` if the connection is gone, or all numbers are used up.
     pub(crate) fn open(&self, class: Class) -> Option<Arc<Channel>> {
+        let mut table = self.table();
+        // Looked at under the lock: what is begun after `lose` has emptied the table would never hear of it.
         if self.is_lost() {
             return None;
         }
-        let mut table = self.table();
         let number = table.next?;
         table.next = number.checked_add(2);
         let channel = Arc::new(Channel::new(number, class, Flags::SYN, Instant::now()));
