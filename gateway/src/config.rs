@@ -263,6 +263,10 @@ impl Config {
             &old.connections_per_source,
         );
         keep("limits.connections_per_source", now, then, &mut kept);
+        let (flows, old) = (&mut self.flows, &before.flows);
+        keep("flows.most", &mut flows.most, &old.most, &mut kept);
+        let (now, then) = (&mut flows.per_source, &old.per_source);
+        keep("flows.per_source", now, then, &mut kept);
         (self, kept)
     }
 

@@ -27,6 +27,9 @@ const MOST_BYTES: usize = 65_535;
 /// Log lines about refused flows, a second and port.
 const LINES: u32 = 10;
 
+/// Fewer flows are not worth a sweep.
+const FEWEST_TO_SWEEP: usize = 64;
+
 /// One raw port.
 #[derive(Debug)]
 pub struct Port {
@@ -35,7 +38,7 @@ pub struct Port {
     raw: Raw,
     slots: Slots,
     clients: Tasks,
-    flows: HashMap<SocketAddr, Sender<Bytes>>,
+    flows: Flows,
     refusals: Arc<Paced>,
 }
 
@@ -49,7 +52,7 @@ impl Port {
             raw,
             slots,
             clients,
-            flows: HashMap::new(),
+            flows: Flows::default(),
             refusals,
         }
     }
@@ -71,7 +74,7 @@ impl Port {
     }
 
     fn take(&mut self, datagram: Bytes, peer: SocketAddr) {
-        if let Some(flow) = self.flows.get(&peer) {
+        if let Some(flow) = self.flows.get(peer) {
             match flow.try_send(datagram.clone()) {
                 Ok(()) => return,
                 Err(TrySendError::Full(_)) => return debug!(%peer, "a datagram was dropped"),
@@ -91,23 +94,14 @@ impl Port {
         }
     }
 
-    /// Flows that ended are swept out before a new one is refused, or when there are too many.
-    fn room_for(&mut self, peer: SocketAddr) -> Option<Slot> {
-        let most = self.hub.config().flows.most;
+    fn room_for(&self, peer: SocketAddr) -> Option<Slot> {
         let slot = self.slots.take(peer.ip());
-        if slot.is_err() || self.flows.len() >= most {
-            self.flows.retain(|_, flow| !flow.is_closed());
+        if let Err(full) = &slot
+            && let Some(unlogged) = self.refusals.pass()
+        {
+            warn!(%peer, cause = %full, unlogged, "flow refused");
         }
-        match slot {
-            Ok(slot) if self.flows.len() < most => Some(slot),
-            Ok(_) => None,
-            Err(full) => {
-                if let Some(unlogged) = self.refusals.pass() {
-                    warn!(%peer, cause = %full, unlogged, "flow refused");
-                }
-                None
-            }
-        }
+        slot.ok()
     }
 
     fn flow(&self, peer: SocketAddr, slot: Slot) -> Conversation {
@@ -129,6 +123,29 @@ impl Port {
             peer,
             _slot: slot,
         }
+    }
+}
+
+/// The flows of a port by their source, some of which have ended. Those that live are as many as there are slots.
+#[derive(Debug, Default)]
+struct Flows {
+    queues: HashMap<SocketAddr, Sender<Bytes>>,
+    sweep_at: usize,
+}
+
+impl Flows {
+    fn get(&self, peer: SocketAddr) -> Option<&Sender<Bytes>> {
+        self.queues.get(&peer)
+    }
+
+    /// Those that ended are swept out when there are twice as many as the last sweep left: a flow costs the same
+    /// however many there are, and strangers cannot cause sweeps that free nothing.
+    fn insert(&mut self, peer: SocketAddr, queue: Sender<Bytes>) {
+        if self.queues.len() >= self.sweep_at {
+            self.queues.retain(|_, queue| !queue.is_closed());
+            self.sweep_at = self.queues.len().saturating_mul(2).max(FEWEST_TO_SWEEP);
+        }
+        self.queues.insert(peer, queue);
     }
 }
 
@@ -206,5 +223,48 @@ impl Conversation {
                 node = way.map(|way| field::display(&way.node)), tunnel = way.map(|way| way.tunnel),
                 transport = way.map(|way| way.transport), code = %denial.code, cause = denial.cause, unlogged, "flow denied");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(number: usize) -> SocketAddr {
+        let port = u16::try_from(number).expect("few");
+        ([192, 0, 2, 1], port).into()
+    }
+
+    #[test]
+    fn sweeps_become_rarer_as_flows_become_more() {
+        let mut flows = Flows::default();
+        let mut live = Vec::new();
+        let mut sweeps = 0;
+        for number in 0..10_000 {
+            let (queue, datagrams) = mpsc::channel(1);
+            live.push(datagrams);
+            let before = flows.sweep_at;
+            flows.insert(peer(number), queue);
+            sweeps += usize::from(flows.sweep_at != before);
+        }
+
+        assert_eq!(flows.queues.len(), live.len());
+        assert!(sweeps <= 10, "{sweeps}");
+    }
+
+    #[test]
+    fn flows_that_ended_are_at_most_as_many_again_as_lived() {
+        let mut flows = Flows::default();
+        let mut live = Vec::new();
+        for number in 0..10_000 {
+            let (queue, datagrams) = mpsc::channel(1);
+            if number < 500 {
+                live.push(datagrams);
+            }
+            flows.insert(peer(number), queue);
+            assert!(flows.queues.len() <= 2 * live.len().max(FEWEST_TO_SWEEP));
+        }
+        assert!(live.iter().all(|datagrams| !datagrams.is_closed()));
+        assert!((0..500).all(|number| flows.get(peer(number)).is_some()));
     }
 }

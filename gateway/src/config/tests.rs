@@ -171,10 +171,10 @@ fn an_address_is_bound_once() {
 fn a_running_gateway_takes_what_it_can_and_names_the_rest() {
     let before = parse(SMALL).expect("small");
     let text = "url = \"https://gw.example.org:8443\"\npolicy = \"random\"\n\
-        [limits]\nhead = \"3s\"\nhandshakes = 7\n";
+        [limits]\nhead = \"3s\"\nhandshakes = 7\n[flows]\nmost = 7\n";
     let (after, kept) = parse(text).expect("fair").while_running(&before);
 
-    assert_eq!(kept, ["url", "listen", "limits.handshakes"]);
+    assert_eq!(kept, ["url", "listen", "limits.handshakes", "flows.most"]);
     assert_eq!((&after.url, &after.listen), (&before.url, &before.listen));
     assert_eq!(after.policy, Policy::Random);
     assert_eq!(after.limits.head, Duration::from_secs(3));
