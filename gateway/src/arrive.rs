@@ -68,6 +68,7 @@ impl Arrival {
         Who {
             node: admitted.node.clone(),
             key: NodeKey::new(admitted.node_key),
+            kid: admitted.kid.clone(),
             generation: admitted.generation,
             successor_of: admitted.successor_of.unwrap_or(0),
             cluster: admitted.scope.cluster.clone(),

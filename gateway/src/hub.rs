@@ -105,8 +105,10 @@ impl Hub {
             tunnels,
         } = parts;
         let limits = &config.tunnels;
+        let tunnels = limits.most.min(tunnels);
         let registry = Registry::new(Bounds {
-            tunnels: limits.most.min(tunnels),
+            tunnels,
+            tunnels_per_key: limits.share_of_key(tunnels),
             tunnels_per_node: limits.per_node,
             offers_per_tunnel: limits.sessions,
             lost: limits.lost_homes,

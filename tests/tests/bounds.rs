@@ -205,6 +205,13 @@ const GATEWAY_LIMITS: &[(&str, Test)] = &[
         (NAMES, "one_key_binds_no_more_than_its_share_of_names"),
     ),
     (
+        "tunnels.per_key",
+        (
+            REGISTRY,
+            "tunnels_of_one_key_are_limited_and_another_key_finds_room",
+        ),
+    ),
+    (
         "tunnels.per_node",
         (REGISTRY, "tunnels_of_one_process_coexist_up_to_the_limit"),
     ),

@@ -115,6 +115,7 @@ impl Faults {
         }
         let counts = [
             ("tunnels.most", tunnels.most),
+            ("tunnels.per_key", tunnels.per_key.into()),
             ("tunnels.per_node", tunnels.per_node),
             ("tunnels.sessions", tunnels.sessions),
             ("tunnels.streams", tunnels.streams),
@@ -143,8 +144,12 @@ impl Faults {
         for (key, _) in times.iter().filter(|(_, time)| time.is_zero()) {
             self.add(format!("`{key}` must be longer than 0"));
         }
-        if tunnels.prove_address_at > 100 {
-            self.add("`tunnels.prove_address_at` is a share in percent, at most 100");
+        let shares = [
+            ("tunnels.per_key", tunnels.per_key),
+            ("tunnels.prove_address_at", tunnels.prove_address_at),
+        ];
+        for (key, _) in shares.iter().filter(|(_, share)| *share > 100) {
+            self.add(format!("`{key}` is a share in percent, at most 100"));
         }
         if tunnels.streams > MOST_STREAMS {
             self.add("`tunnels.streams` is at most 4096: a relay takes no more");

@@ -12,6 +12,9 @@ use serde::Deserialize;
 pub struct Tunnels {
     /// Tunnels of all nodes together (8,192).
     pub most: usize,
+    /// Share of `most` that tunnels with one key of gateway.json may have, in percent (98): room for 2,000 nodes with
+    /// four tunnels each, and some that nobody takes with that key alone.
+    pub per_key: u8,
     /// Tunnels of one process of a node: four, and as many while they are replaced (8).
     pub per_node: usize,
     /// Sessions that one tunnel may offer (2,048).
@@ -58,6 +61,7 @@ impl Default for Tunnels {
     fn default() -> Self {
         Self {
             most: 8_192,
+            per_key: 98,
             per_node: 8,
             sessions: 2_048,
             streams: 4_096,
@@ -75,6 +79,13 @@ impl Default for Tunnels {
             rotate_every: Duration::from_secs(10),
             prove_address_at: 50,
         }
+    }
+}
+
+impl Tunnels {
+    /// How many of so many tunnels may have come with one key of gateway.json.
+    pub fn share_of_key(&self, most: usize) -> usize {
+        most.saturating_mul(self.per_key.into()).div_ceil(100)
     }
 }
 

@@ -179,3 +179,12 @@ fn a_running_gateway_takes_what_it_can_and_names_the_rest() {
     assert_eq!(after.policy, Policy::Random);
     assert_eq!(after.limits.head, Duration::from_secs(3));
 }
+
+#[test]
+fn a_key_has_room_for_a_large_site_and_leaves_some() {
+    let tunnels = Tunnels::default();
+
+    let share = tunnels.share_of_key(tunnels.most);
+    assert!((8_000..tunnels.most).contains(&share), "{share}");
+    assert_eq!(tunnels.share_of_key(1), 1);
+}

@@ -43,6 +43,7 @@ const PLAIN: Spec = Spec {
 
 fn path(spec: &Spec) -> Path<Fake> {
     let who = Who {
+        kid: "k1".to_owned(),
         node: spec.node.parse().expect("a name"),
         key: NodeKey::new([0; 32]),
         generation: 1,

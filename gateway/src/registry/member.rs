@@ -27,6 +27,8 @@ pub struct Who {
     pub node: NodeName,
     /// Public key of the node.
     pub key: NodeKey,
+    /// Key of gateway.json that it came with.
+    pub kid: String,
     /// Rises with every start of the relay's process.
     pub generation: u64,
     /// Generation that this process replaces in an upgrade; 0 for none.

@@ -28,6 +28,8 @@ pub use route::{Offered, Path, Route};
 pub struct Bounds {
     /// Tunnels of all nodes together.
     pub tunnels: usize,
+    /// Of these, tunnels that came with one key of gateway.json.
+    pub tunnels_per_key: usize,
     /// Tunnels of one generation of one node.
     pub tunnels_per_node: usize,
     /// Sessions that one tunnel may offer.
@@ -52,6 +54,9 @@ pub enum NotJoined {
     /// The node, or all nodes together, have as many tunnels as they may.
     #[error("as many tunnels are connected as may be (tunnels.per_node, tunnels.most)")]
     Full,
+    /// As many tunnels came with its key of gateway.json as may be.
+    #[error("as many tunnels are connected with one key as may be (tunnels.per_key)")]
+    Share,
 }
 
 impl NotJoined {
@@ -60,7 +65,7 @@ impl NotJoined {
         match self {
             Self::Superseded => Code::Superseded,
             Self::NameTaken => Code::NameTaken,
-            Self::Full => Code::Limit,
+            Self::Full | Self::Share => Code::Limit,
         }
     }
 }
@@ -80,6 +85,8 @@ pub struct Registry<T> {
     bounds: Bounds,
     nodes: HashMap<NodeName, Vec<Arc<Member<T>>>>,
     tunnels: HashMap<u64, Joined<T>>,
+    /// How many tunnels came with a key of gateway.json.
+    by_key: HashMap<String, usize>,
     routes: HashMap<SessionId, Arc<Route<T>>>,
     pools: HashMap<(String, PoolName), Pool>,
     lost: Recent<SessionId, Lost>,
@@ -131,6 +138,7 @@ impl<T> Registry<T> {
             bounds,
             nodes: HashMap::new(),
             tunnels: HashMap::new(),
+            by_key: HashMap::new(),
             routes: HashMap::new(),
             pools: HashMap::new(),
             lost: Recent::new(bounds.lost_for, bounds.lost),
@@ -155,20 +163,26 @@ impl<T> Registry<T> {
         if full || self.tunnels.len() >= self.bounds.tunnels {
             return Err(NotJoined::Full);
         }
+        if self.count_of(&who.kid) >= self.bounds.tunnels_per_key {
+            return Err(NotJoined::Share);
+        }
         Ok(())
     }
 
     /// Whether a tunnel of this relay would be taken in place of all those of its node.
     ///
     /// # Errors
-    /// [`NotJoined::Full`] if not.
+    /// [`NotJoined::Full`] or [`NotJoined::Share`] if not.
     pub fn may_take_over(&self, who: &Who) -> Result<(), NotJoined> {
-        let others = self
-            .tunnels
-            .len()
-            .saturating_sub(self.members(&who.node).len());
+        let members = self.members(&who.node);
+        let others = self.tunnels.len().saturating_sub(members.len());
         if others >= self.bounds.tunnels {
             return Err(NotJoined::Full);
+        }
+        let same_key = |member: &&Arc<Member<T>>| member.who.kid == who.kid;
+        let own = members.iter().filter(same_key).count();
+        if self.count_of(&who.kid).saturating_sub(own) >= self.bounds.tunnels_per_key {
+            return Err(NotJoined::Share);
         }
         Ok(())
     }
@@ -212,6 +226,7 @@ impl<T> Registry<T> {
             offers: HashMap::new(),
         };
         self.tunnels.insert(member.id, joined);
+        *self.by_key.entry(member.who.kid.clone()).or_default() += 1;
         Ok(out)
     }
 
@@ -220,7 +235,11 @@ impl<T> Registry<T> {
         let Some(gone) = self.tunnels.remove(&tunnel) else {
             return false;
         };
-        let node = &gone.member.who.node;
+        let Who { node, kid, .. } = &gone.member.who;
+        match self.by_key.get_mut(kid) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.by_key.remove(kid)),
+        }
         if let Some(members) = self.nodes.get_mut(node) {
             members.retain(|member| member.id != tunnel);
             if members.is_empty() {
@@ -340,6 +359,10 @@ impl<T> Registry<T> {
     /// Tunnels, sessions with a way, lost homes.
     pub fn counts(&self) -> (usize, usize, usize) {
         (self.tunnels.len(), self.routes.len(), self.lost.len())
+    }
+
+    fn count_of(&self, kid: &str) -> usize {
+        self.by_key.get(kid).copied().unwrap_or_default()
     }
 
     fn has_home(&self, session: &SessionId) -> bool {

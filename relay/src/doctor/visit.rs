@@ -379,8 +379,8 @@ pub(super) const fn refusal(code: Code) -> (&'static str, &'static str) {
         ),
         Code::Limit => (
             "auth",
-            "the gateway has no room for another node: raise tunnels.most, tunnels.names or tunnels.names_per_key in its \
-             gateway.toml; its log says which",
+            "the gateway has no room for another node: raise tunnels.most, tunnels.per_key, tunnels.names or \
+             tunnels.names_per_key in its gateway.toml; its log says which",
         ),
         _ => (
             "auth",
