@@ -56,28 +56,8 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         (now.duration_since(entry.since) < self.keep).then_some(&entry.value)
     }
 
-    /// Forgets a key.
-    pub fn remove(&mut self, key: &K) {
-        self.entries.remove(key);
-    }
-
-    /// Forgets every key whose value is such.
-    pub fn remove_where(&mut self, such: impl Fn(&V) -> bool) {
-        self.entries.retain(|_, entry| !such(&entry.value));
-    }
-
-    /// How many entries are held.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether nothing is held.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Drops from the front of `order` what is too old, too much, or no longer meant: an entry that was
-    /// removed or written again since. So `order` is bounded as well.
+    /// written again since. So `order` is bounded as well.
     fn trim(&mut self, now: Instant) {
         while let Some((number, key)) = self.order.front() {
             let entry = self
@@ -114,7 +94,7 @@ mod tests {
         );
         assert_eq!(recent.get(&"desk", start + MINUTE), None);
         recent.insert("other", 2, start + MINUTE);
-        assert_eq!(recent.len(), 1);
+        assert_eq!(recent.entries.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -135,12 +115,9 @@ mod tests {
         let mut recent = Recent::new(MINUTE, 4);
         for turn in 0..1_000 {
             recent.insert("desk", turn, Instant::now());
-            if turn % 3 == 0 {
-                recent.remove(&"desk");
-            }
         }
 
-        assert!(recent.len() <= 1);
+        assert!(recent.entries.len() <= 1);
         assert!(recent.order.len() <= 4);
     }
 }

@@ -21,7 +21,7 @@ const GATEWAYS: &str = "gateway/tests/relays/limits.rs";
 const RELAYS: &str = "gateway/tests/relays/main.rs";
 const REGISTRY: &str = "gateway/src/registry/tests.rs";
 const NAMES: &str = "gateway/src/names.rs";
-const RECENT: &str = "gateway/src/recent.rs";
+const LOST: &str = "gateway/src/registry/lost.rs";
 const HEADS: &str = "shared/edge/src/gate/tests/bad_requests.rs";
 const GATE1: &str = "shared/edge/src/gate/tests/http1.rs";
 const GATE2: &str = "shared/edge/src/gate/tests/http2.rs";
@@ -189,11 +189,14 @@ const GATEWAY_LIMITS: &[(&str, Test)] = &[
     ),
     (
         "tunnels.lost_for",
-        (RECENT, "an_entry_is_remembered_for_its_time_only"),
+        (LOST, "a_lost_home_is_remembered_for_its_time_only"),
     ),
     (
         "tunnels.lost_homes",
-        (RECENT, "the_oldest_goes_when_there_are_too_many"),
+        (
+            LOST,
+            "whoever_loses_many_homes_has_its_own_forgotten_not_those_of_others",
+        ),
     ),
     (
         "tunnels.most",

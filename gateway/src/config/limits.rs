@@ -27,7 +27,7 @@ pub struct Tunnels {
     pub names_per_key: usize,
     /// Tokens remembered, so that none is taken twice (65,536); a quarter of them of one key.
     pub tokens: usize,
-    /// Lost homes remembered (65,536).
+    /// Lost homes remembered (65,536); of too many, the oldest of the node that lost the most goes first.
     pub lost_homes: usize,
     /// How long a lost home is remembered (24 h).
     #[serde(deserialize_with = "duration")]

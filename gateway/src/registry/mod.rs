@@ -4,6 +4,7 @@
 //! the place of the older one at once. A session has one home as long as that home is alive. And a
 //! tunnel is removed by its own number only, so a late clean-up cannot touch its successor.
 
+mod lost;
 mod member;
 mod route;
 #[cfg(test)]
@@ -18,8 +19,7 @@ use sallyport_wire::message::Advertise;
 use sallyport_wire::{Code, NodeName, PoolName, Scope, SessionId};
 use tokio::time::Instant;
 
-use crate::recent::Recent;
-
+use lost::{Lost, LostHomes};
 pub use member::{Grant, Line, Member, Who};
 pub use route::{Offered, Path, Route};
 
@@ -89,15 +89,7 @@ pub struct Registry<T> {
     by_key: HashMap<String, usize>,
     routes: HashMap<SessionId, Arc<Route<T>>>,
     pools: HashMap<(String, PoolName), Pool>,
-    lost: Recent<SessionId, Lost>,
-}
-
-/// Where a session was at home.
-#[derive(Debug)]
-struct Lost {
-    node: NodeName,
-    cluster: String,
-    since: Instant,
+    lost: LostHomes,
 }
 
 /// A tunnel and what it offers: session, and whether it is at home there.
@@ -141,7 +133,7 @@ impl<T> Registry<T> {
             by_key: HashMap::new(),
             routes: HashMap::new(),
             pools: HashMap::new(),
-            lost: Recent::new(bounds.lost_for, bounds.lost),
+            lost: LostHomes::new(bounds.lost_for, bounds.lost),
         }
     }
 
@@ -255,7 +247,7 @@ impl<T> Registry<T> {
                     cluster: who.cluster.clone(),
                     since: now,
                 };
-                self.lost.insert(session.clone(), lost, now);
+                self.lost.insert(session.clone(), lost);
             }
         }
         true
@@ -263,7 +255,7 @@ impl<T> Registry<T> {
 
     /// Gives up a node's right to the homes that it lost, for any node to claim.
     pub fn release_homes(&mut self, node: &NodeName) {
-        self.lost.remove_where(|lost| lost.node == *node);
+        self.lost.remove_node(node);
     }
 
     /// Replaces what a tunnel offers. Returns what was not taken; `None` if the tunnel is gone.

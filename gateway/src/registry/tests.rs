@@ -232,6 +232,24 @@ fn a_home_is_not_stolen_but_moves_once_it_is_free() {
 }
 
 #[test]
+fn a_relay_that_closes_tunnels_full_of_homes_takes_no_other_home() {
+    let mut registry = Registry::new(Bounds { lost: 8, ..BOUNDS });
+    let now = Instant::now();
+    joined(&mut registry, 1, who("n1", 10));
+    registry.advertise(1, &homes(&["desk"]), now);
+    registry.leave(1, now);
+    for id in 2..20 {
+        joined(&mut registry, id, who("n2", 10));
+        registry.advertise(id, &homes(&["a", "b", "c"]), now);
+        registry.leave(id, now);
+    }
+
+    joined(&mut registry, 20, who("n2", 10));
+    let claim = registry.advertise(20, &homes(&["desk"]), now);
+    assert_eq!(code_of(claim), Some(Code::HomeTaken));
+}
+
+#[test]
 fn a_node_that_restarts_finds_its_home_and_a_forgotten_one_holds_none() {
     let mut registry = registry();
     let now = Instant::now();
