@@ -13,7 +13,6 @@ use sallyport_link::TunnelStream;
 use sallyport_splice::{Abort as _, Duplex, Entry};
 use sallyport_wire::message::Protocol;
 use sallyport_wire::{Code, SessionId};
-use tokio::io::{DuplexStream, duplex};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -23,8 +22,10 @@ use crate::access;
 use crate::carry::{Admitted, Carrier};
 
 mod metered;
+mod pipe;
 
 use metered::Metered;
+use pipe::Pipe;
 
 /// Bytes between the front and the bridge of a desktop behind TLS, each way.
 const BRIDGE_BUFFER: usize = 64 << 10;
@@ -173,8 +174,8 @@ impl Opener for Here {
 }
 
 impl Here {
-    fn desktop(&self) -> DuplexStream {
-        let (front, bridge) = duplex(BRIDGE_BUFFER);
+    fn desktop(&self) -> Pipe {
+        let (front, bridge) = Pipe::pair(BRIDGE_BUFFER);
         let (carrier, admitted) = (Arc::clone(&self.carrier), Arc::clone(&self.admitted));
         let span = info_span!("desktop", session = %admitted.session.id());
         let tasks = self.admitted.tasks.clone();
