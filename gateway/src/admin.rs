@@ -19,9 +19,13 @@ pub const RELAYS: &str = "/relays";
 /// Releases a node's name: `{"node": "…"}`.
 pub const FORGET: &str = "/relays/forget";
 
+/// Takes the keys as their file has them now.
+pub const KEYS: &str = "/keys";
+
 /// The admin server of a gateway.
 pub fn admin(hub: &Arc<Hub>, metrics: Metrics, ready: Ready) -> Arc<Admin> {
     let (for_status, for_relays, for_forget) = (Arc::clone(hub), Arc::clone(hub), Arc::clone(hub));
+    let for_keys = Arc::clone(hub);
     let admin = Admin::new(metrics, ready)
         .route(Method::GET, STATUS, move |_request| {
             let answer = as_json(&status::status(&for_status));
@@ -34,14 +38,23 @@ pub fn admin(hub: &Arc<Hub>, metrics: Metrics, ready: Ready) -> Arc<Admin> {
         .route(Method::POST, FORGET, move |request| {
             let hub = Arc::clone(&for_forget);
             Box::pin(async move { forget(&hub, &request).await })
+        })
+        .route(Method::POST, KEYS, move |_request| {
+            let hub = Arc::clone(&for_keys);
+            Box::pin(async move {
+                let taken = hub.look_for_keys().await;
+                taken.map_err(|cause| failure(&cause)).map(|()| json!({}))
+            })
         });
     Arc::new(admin)
 }
 
 fn as_json(value: &impl Serialize) -> Result<Value, AdminError> {
-    serde_json::to_value(value).map_err(|error| {
-        AdminError::new(http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
-    })
+    serde_json::to_value(value).map_err(|error| failure(&error))
+}
+
+fn failure(cause: &impl ToString) -> AdminError {
+    AdminError::new(http::StatusCode::INTERNAL_SERVER_ERROR, cause.to_string())
 }
 
 /// Releases a name. Tunnels of the node end: whoever comes next under the name may bring another key.

@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use sallyport_link::Tunnel;
-use sallyport_link::admission::Admitted;
+use sallyport_link::admission::{Admitted, NotAdmitted};
 use sallyport_link::key::Key;
-use sallyport_wire::message::{Advertise, Advertised, ControlKind, Drain, RefusedOffer, Rotate};
+use sallyport_link::keyring::NoKey;
+use sallyport_wire::message::{
+    Advertise, Advertised, Answer, ControlKind, Drain, Refused, RefusedOffer, Rotate,
+};
 use sallyport_wire::{Code, NodeName};
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -152,7 +155,10 @@ impl Attendance {
                 self.member.drain();
             }
             ControlKind::Rotate(rotate) => self.renew(&rotate).await,
-            ControlKind::Advertised(_) | ControlKind::Ping(_) | ControlKind::Pong(_) => {
+            ControlKind::Advertised(_)
+            | ControlKind::Ping(_)
+            | ControlKind::Pong(_)
+            | ControlKind::Rotated(_) => {
                 debug!("a message that a relay does not send was skipped")
             }
         }
@@ -201,32 +207,59 @@ impl Attendance {
         if rotated.is_some_and(|before| before.elapsed() < least) {
             return self.end(Code::Limit, "fresh tokens came too fast");
         }
-        let binding = self.member.tunnel.binding();
-        let now = SystemTime::now();
-        match self
-            .hub
-            .admission
-            .renew(&self.admitted, rotate, binding, now)
-        {
-            Ok(admitted) => match self.hub.keys.live(&admitted.kid, now.into()) {
+        let mut shown = self.check(rotate);
+        if shown.as_ref().is_err_and(|error| self.is_unheard_of(error)) {
+            // It may have been added a moment ago, and be at the nodes already.
+            if let Err(cause) = self.hub.look_for_keys().await {
+                warn!(%cause, "the keys could not be read again");
+            }
+            shown = self.check(rotate);
+        }
+        let now = OffsetDateTime::now_utc();
+        match shown {
+            Ok(admitted) => match self.hub.keys.live(&admitted.kid, now) {
                 Ok(key) => {
                     debug!(kid = admitted.kid, "token renewed");
                     self.admitted = admitted;
                     self.proven = Instant::now();
+                    self.answer(None).await;
                     self.regrant(key).await;
                 }
                 Err(error) => self.end(Code::Unauthorised, &error.to_string()),
             },
-            // The last token is good until it is too old: a gateway that is full ends nobody.
-            Err(error) if error.code == Code::Limit => {
+            // The last token is good until it is too old: a gateway that is full ends nobody, nor does one whose
+            // administrator gave the newest key to the nodes first.
+            Err(error) if error.code == Code::Limit || self.is_unheard_of(&error) => {
                 warn!(
                     kid = error.kid,
                     cause = error.cause,
                     "fresh token not taken"
                 );
+                self.answer(Some(error.code)).await;
             }
             Err(error) => self.end(error.code, &error.cause),
         }
+    }
+
+    /// Tells the relay what became of its fresh token.
+    async fn answer(&self, refused: Option<Code>) {
+        let refused = refused.map(|code| Refused {
+            code: code.number(),
+            retry_after_ms: 0,
+        });
+        self.send(ControlKind::Rotated(Answer { refused })).await;
+    }
+
+    fn check(&self, rotate: &Rotate) -> Result<Admitted, NotAdmitted> {
+        let (admission, binding) = (&self.hub.admission, self.member.tunnel.binding());
+        admission.renew(&self.admitted, rotate, binding, SystemTime::now())
+    }
+
+    /// Whether a fresh token was refused only because no key has the id that it names.
+    fn is_unheard_of(&self, error: &NotAdmitted) -> bool {
+        let live = |kid: &String| self.hub.keys.live(kid, OffsetDateTime::now_utc());
+        let live = error.kid.as_ref().map(live);
+        error.code == Code::Unauthorised && matches!(live, Some(Err(NoKey::Unknown)))
     }
 
     /// Whether the tunnel may stay: its key lives, still allows it, and was proven not long ago.

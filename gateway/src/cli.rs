@@ -18,7 +18,7 @@ use crate::budget::{Budget, TooFew};
 use crate::config::Config;
 use crate::files::{self, FilesError};
 use crate::init::{self, InitArgs, InitError};
-use crate::keys::{self, KeyArgs, KeysError};
+use crate::keys::{self, KeyArgs, KeysDone, KeysError};
 use crate::names::{Names, NamesError};
 use crate::serve::{self, ServeError};
 use crate::{admin, status};
@@ -187,7 +187,11 @@ fn run(cli: Cli, out: &mut dyn Write) -> Result<(), CommandError> {
         }
         Command::Key(args) => {
             let file = Config::load(&path)?.gateway_file;
-            keys::run(&args, &file, OffsetDateTime::now_utc(), out)?;
+            let done = keys::run(&args, &file, OffsetDateTime::now_utc(), out)?;
+            if !matches!(done, KeysDone::Listed(_)) {
+                // One that does not run, or does not answer, sees by itself that the file changed.
+                drop(asked(&path, "POST", admin::KEYS, None));
+            }
         }
     }
     Ok(())

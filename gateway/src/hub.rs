@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use sallyport_link::Tunnel;
 use sallyport_link::admission::Admission;
-use sallyport_link::keyring::KeyRing;
+use sallyport_link::keyring::{Changes, KeyRing};
 use sallyport_ops::paced::PacedSources;
 use sallyport_ops::{Penalties, Tasks};
 use sallyport_splice::Ledger;
@@ -17,9 +17,11 @@ use sallyport_wire::message::DRY_RUN;
 use sallyport_wire::{NodeName, PoolName, SessionId};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::info;
 
 use crate::config::Config;
 use crate::figures::Figures;
+use crate::files::{self, FilesError};
 use crate::names::Names;
 use crate::recent::Recent;
 use crate::registry::{Bounds, Line, Registry};
@@ -73,6 +75,7 @@ pub struct Hub {
     registry: RwLock<Registry<Tunnel>>,
     sticky: Mutex<Recent<(String, String), SessionId>>,
     missing: Mutex<HashSet<NodeName>>,
+    reading: Mutex<()>,
     draining: watch::Sender<bool>,
     next: AtomicU64,
     run: u32,
@@ -117,6 +120,7 @@ impl Hub {
         });
         Arc::new(Self {
             missing: Mutex::new(names.all().into_keys().collect()),
+            reading: Mutex::new(()),
             admission: Admission::new(keys.clone(), vec![config.url.audience()])
                 .with_features(vec![DRY_RUN.to_owned()])
                 .with_memory(config.tunnels.tokens),
@@ -146,6 +150,31 @@ impl Hub {
     /// Puts another configuration in force for what comes from now on.
     pub fn configure(&self, config: Config) {
         self.config.store(Arc::new(config));
+    }
+
+    /// Takes the keys as their file has them now. It reads from a disk, which may hang.
+    ///
+    /// # Errors
+    /// [`FilesError`]; the keys that were there before stay in force.
+    pub fn take_keys(&self) -> Result<(), FilesError> {
+        // Of two at once, the one that read first must not be last: it would bring a revoked key back.
+        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.keys.reload(&files::keys(&self.config())?);
+        if changes != Changes::default() {
+            let (added, removed, altered) = (changes.added, changes.removed, changes.altered);
+            info!(?added, ?removed, ?altered, "keys taken");
+        }
+        Ok(())
+    }
+
+    /// As [`Self::take_keys`], off the threads that carry bytes.
+    ///
+    /// # Errors
+    /// [`FilesError`] as there.
+    pub async fn look_for_keys(self: &Arc<Self>) -> Result<(), FilesError> {
+        let hub = Arc::clone(self);
+        let taken = tokio::task::spawn_blocking(move || hub.take_keys()).await;
+        taken.unwrap_or(Ok(())) // a process that ends needs no keys
     }
 
     /// Who is connected.

@@ -406,11 +406,17 @@ fn tell(args: &InitArgs, done: &Initialised, out: &mut dyn Write) -> io::Result<
         "Then: copy {keys} to /etc/sallyport/gateway.json on each node (mode 600)"
     )?;
     writeln!(out, "      and start sallyport-relay there")?;
-    if args.join.is_some() {
+    if let Some(joined) = &args.join {
         let count = done.gateways;
         writeln!(
             out,
             "      It lists {count} gateways and replaces the file that nodes have so far"
+        )?;
+        writeln!(
+            out,
+            "Also: copy {keys} over {} and wherever else a gateway has it: all need the same\n      \
+             list and keys, now and after each `key add` and `key revoke`",
+            joined.display()
         )?;
     }
     Ok(())

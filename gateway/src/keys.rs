@@ -217,10 +217,17 @@ fn add(
     let copy = args.out.as_deref().unwrap_or(file).display();
     writeln!(out, "Added key {} to {}", key.kid, file.display())?;
     writeln!(out, "  {}", describe(&key.scope))?;
-    writeln!(
-        out,
-        "A running gateway takes it up by itself. Copy {copy} to the nodes (mode 600);"
-    )?;
+    writeln!(out, "A running gateway takes it up by itself.")?;
+    if all.gateways.len() > 1 {
+        let urls: Vec<_> = all.gateways.iter().map(|one| one.url.to_string()).collect();
+        writeln!(
+            out,
+            "Nodes show it to each of these gateways: {}. The others refuse it until they have it:\nfirst copy {} over the gateway.json of each.",
+            urls.join(", "),
+            file.display()
+        )?;
+    }
+    writeln!(out, "Copy {copy} to the nodes (mode 600);")?;
     writeln!(
         out,
         "once they have it, an old key can go: sallyport-gateway key revoke KID"

@@ -69,17 +69,7 @@ impl Reloader {
     }
 
     fn keys(&self) {
-        self.taken(
-            "keys",
-            files::keys(&self.hub.config()).map(|file| {
-                let changes = self.hub.keys.reload(&file);
-                if changes != Default::default() {
-                    let (added, removed, altered) =
-                        (changes.added, changes.removed, changes.altered);
-                    info!(?added, ?removed, ?altered, "keys taken");
-                }
-            }),
-        );
+        self.taken("keys", self.hub.take_keys());
     }
 
     fn configuration(&self) {

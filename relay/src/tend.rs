@@ -10,7 +10,7 @@ use sallyport_link::token::Grant;
 use sallyport_link::{Closed, Tunnel};
 use sallyport_ops::Tasks;
 use sallyport_wire::Code;
-use sallyport_wire::message::{Advertised, ControlKind, Drain, Rotate};
+use sallyport_wire::message::{Advertised, Answer, ControlKind, Drain, Rotate};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{Instrument as _, debug, info, warn};
@@ -26,6 +26,9 @@ const ROTATE_EVERY: Duration = Duration::from_secs(5 * 60);
 
 /// Two fresh tokens of a tunnel are this far apart at least: a gateway takes less than 10 s for a flood.
 const ROTATE_APART: Duration = Duration::from_secs(15);
+
+/// Keys that a gateway does not know are shown to it again after this time: it may have been given them.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// The gateway takes note of a drain within this time, or the drain goes on without.
 const NOTE_WITHIN: Duration = Duration::from_secs(2);
@@ -54,7 +57,7 @@ pub enum Phase {
 pub struct Tended {
     /// The tunnel.
     pub tunnel: Tunnel,
-    /// The key that it was admitted with.
+    /// The key that the gateway took last.
     pub kid: String,
     /// The gateway's URL.
     pub url: String,
@@ -82,6 +85,9 @@ pub async fn tend(tended: Tended, outfit: Arc<Outfit>, tasks: Tasks) {
         row,
         revision: 0,
         rotated: None,
+        turn: 0,
+        shown: None,
+        unknown: None,
         due: Instant::now() + ROTATE_EVERY,
         ended: Box::pin(Fuse::terminated()),
     };
@@ -95,6 +101,12 @@ struct Tender {
     row: Row,
     revision: u64,
     rotated: Option<Instant>,
+    /// Which of the keys is shown next, counted from the newest.
+    turn: usize,
+    /// The key that was shown and not answered yet.
+    shown: Option<String>,
+    /// The key that the gateway did not know last.
+    unknown: Option<String>,
     /// When the next fresh token is to be shown.
     due: Instant,
     /// The end of all streams, once the tunnel drains.
@@ -182,6 +194,7 @@ impl Tender {
     fn obey(&mut self, message: ControlKind) {
         match message {
             ControlKind::Advertised(answer) => self.note(&answer),
+            ControlKind::Rotated(answer) => self.answered(&answer),
             ControlKind::Drain(drain) if !self.is_draining() => self.drained(drain),
             ControlKind::Drain(_)
             | ControlKind::Advertise(_)
@@ -259,6 +272,7 @@ impl Tender {
     /// The files changed: a newer key is shown as soon as may be, so that the older one can be revoked.
     fn renew(&mut self) {
         let wanted = Arc::clone(&self.tended.wishes.borrow_and_update());
+        self.turn = 0;
         let kid = wanted
             .key(&self.outfit.person.node, 0)
             .map(|key| key.kid.clone());
@@ -271,7 +285,7 @@ impl Tender {
     async fn rotate(&mut self) {
         self.due = Instant::now() + ROTATE_EVERY;
         let wanted = Arc::clone(&self.tended.wishes.borrow());
-        let Some(key) = wanted.key(&self.outfit.person.node, 0) else {
+        let Some(key) = wanted.key(&self.outfit.person.node, self.turn) else {
             warn!("no key of the gateway file may be used now; the tunnel keeps its last token");
             return;
         };
@@ -289,10 +303,9 @@ impl Tender {
         {
             Ok(proof) => {
                 if key.kid != self.tended.kid {
-                    info!(key = %key.kid, "showing the gateway a newer key");
+                    info!(key = %key.kid, "showing the gateway another key");
                 }
-                self.tended.kid.clone_from(&key.kid);
-                self.row.key(&key.kid);
+                self.shown = Some(key.kid.clone());
                 self.rotated = Some(Instant::now());
                 send(
                     &self.tended.tunnel,
@@ -305,6 +318,43 @@ impl Tender {
             }
             Err(cause) => warn!(%cause, "no fresh token could be made"),
         }
+    }
+
+    /// The newest key counts once this gateway took it. Until then the others are shown too, so that the tunnel
+    /// outlives the token that it rests on.
+    fn answered(&mut self, answer: &Answer) {
+        let Some(kid) = self.shown.take() else {
+            return;
+        };
+        let Some(refused) = answer.refused else {
+            self.turn = 0;
+            self.unknown = None;
+            self.row.key(&kid);
+            self.tended.kid = kid;
+            return;
+        };
+        let code = Code::from_number(refused.code);
+        if code != Code::Unauthorised {
+            return debug!(%code, "the gateway had no room for a fresh token");
+        }
+        self.due = Instant::now() + self.next_key();
+        if self.unknown.as_ref() != Some(&kid) {
+            warn!(key = %kid, proven = %self.tended.kid, "the gateway does not know this key yet: add it to the keys of that gateway too, or its tunnels end when the last proof is too old");
+            self.unknown = Some(kid);
+        }
+    }
+
+    /// Moves on to the next key; how long until it is shown.
+    fn next_key(&mut self) -> Duration {
+        let wanted = self.tended.wishes.borrow();
+        let kid = |turn| {
+            let key = wanted.key(&self.outfit.person.node, turn);
+            key.map(|key| &key.kid)
+        };
+        let next = self.turn.saturating_add(1);
+        let all_shown = kid(next) == kid(0);
+        self.turn = if all_shown { 0 } else { next };
+        if all_shown { ASK_AGAIN } else { ROTATE_APART }
     }
 }
 

@@ -98,6 +98,46 @@ fn add_copy_revoke_under_load_fails_no_request() {
 }
 
 #[test]
+fn a_key_that_one_of_two_gateways_lacks_ends_no_tunnel() {
+    let site = Site::new();
+    let first = site.gateway("gw-1");
+    let joined = first.path().join("gateway.json").display().to_string();
+    let mut second = site.gateway_init("gw-2", "127.0.0.1", &["--join", &joined]);
+    second.start();
+    second.wait_ready();
+    let relay = site
+        .relay_stopped(
+            "node-a",
+            &[&second],
+            "[[session]]\nid = \"web\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:9\"\naccess = \"public\"\n",
+        )
+        .started();
+    first.wait_session("web");
+    second.wait_session("web");
+    let old = used(&first);
+
+    let out = site.path().join("new.json");
+    let added = second.command(&["key", "add", "--out", &out.display().to_string()]);
+    let said = String::from_utf8_lossy(&added.stdout);
+    assert!(added.status.success(), "{added:?}");
+    assert!(said.contains("over the gateway.json of each"), "{said}");
+    let copy = relay
+        .path()
+        .join(format!("gateways/{}.json", second.port()));
+    let beside = copy.with_extension("new");
+    fs::copy(&out, &beside).expect("copied");
+    fs::rename(&beside, &copy).expect("swapped");
+
+    drop(relay.wait_for_line(&["does not know this key yet"]));
+    drop(first.wait_for_line(&["fresh token not taken"]));
+    eventually("the other one takes it", || {
+        let used = used(&second);
+        !used.is_empty() && used.iter().all(|kid| !old.contains(kid))
+    });
+    assert_eq!(used(&first), old);
+}
+
+#[test]
 fn a_revoked_key_ends_its_tunnels() {
     let site = Site::new();
     let gateway = site.gateway("gw");

@@ -128,7 +128,8 @@ impl Loop {
             kind @ (ControlKind::Advertise(_)
             | ControlKind::Advertised(_)
             | ControlKind::Drain(_)
-            | ControlKind::Rotate(_)) => {
+            | ControlKind::Rotate(_)
+            | ControlKind::Rotated(_)) => {
                 if self.inbox.try_send(kind).is_err() {
                     return Some(Closed {
                         code: Code::Limit,

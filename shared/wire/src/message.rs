@@ -114,7 +114,7 @@ pub struct Refused {
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Control {
     /// What it says. None is a message from a newer version and is skipped.
-    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: Option<ControlKind>,
 }
 
@@ -139,6 +139,9 @@ pub enum ControlKind {
     /// Relay → gateway: a fresh token for a live tunnel.
     #[prost(message, tag = "6")]
     Rotate(Rotate),
+    /// Gateway → relay: what became of a fresh token. One that is refused leaves the last one in force.
+    #[prost(message, tag = "7")]
+    Rotated(Answer),
 }
 
 /// Sessions that a relay serves. A revision replaces the one before as a whole.
@@ -351,10 +354,10 @@ pub struct Resume {
     pub sent: u64,
 }
 
-/// The answer to a [`Head`], before the first byte back.
+/// The answer to a [`Head`], before the first byte back; also that to a [`Rotate`].
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct Answer {
-    /// None: the stream is accepted. Else why not.
+    /// None: what was asked is accepted. Else why not.
     #[prost(message, optional, tag = "1")]
     pub refused: Option<Refused>,
 }

@@ -94,6 +94,7 @@ fn control() -> impl Strategy<Value = Control> {
         any::<u64>().prop_map(|number| ControlKind::Ping(Ping { number })),
         any::<u64>().prop_map(|number| ControlKind::Pong(Ping { number })),
         (text(), blob()).prop_map(|(token, proof)| ControlKind::Rotate(Rotate { token, proof })),
+        answer().prop_map(ControlKind::Rotated),
         any::<(u32, u32)>().prop_map(|(redial_in_ms, finish_by_ms)| {
             ControlKind::Drain(Drain {
                 redial_in_ms,

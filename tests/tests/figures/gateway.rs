@@ -13,6 +13,7 @@ use sallyport_gateway::figures::Figures;
 use sallyport_gateway::files;
 use sallyport_gateway::hub::{Hub, Parts};
 use sallyport_gateway::init::{self, InitArgs};
+use sallyport_gateway::keys::{self, AddArgs, KeyArgs, KeyCommand, KeysDone};
 use sallyport_gateway::names::{Binding, Names, NodeKey};
 use sallyport_gateway::newcomers::Newcomers;
 use sallyport_gateway::open::{Opened, Passage, Want};
@@ -82,6 +83,23 @@ impl Gateway {
     /// What nodes know of it.
     pub(crate) fn file(&self) -> GatewayFile {
         files::keys(&self.config()).expect("its own file")
+    }
+
+    /// Adds a key to its file, where it finds it once it looks: it does not follow the file here. What nodes are
+    /// given for it, and the key's id.
+    pub(crate) fn add_key(&self) -> (GatewayFile, String) {
+        let out = self.folder.path().join("new.json");
+        let command = KeyCommand::Add(AddArgs {
+            out: Some(out.clone()),
+            ..AddArgs::default()
+        });
+        let file = self.config().gateway_file;
+        let now = std::time::SystemTime::now().into();
+        let done = keys::run(&KeyArgs { command }, &file, now, &mut sink()).expect("a key");
+        let KeysDone::Added(kid) = done else {
+            panic!("{done:?}")
+        };
+        (GatewayFile::load(&out).expect("the file for nodes"), kid)
     }
 
     /// Binds a node's name beforehand: at the first hello it would be written with a thread of its own, and no clock
@@ -154,6 +172,13 @@ impl Gateway {
     /// How many tunnels of a node it knows.
     pub(crate) fn tunnels(&self, node: &NodeName) -> usize {
         self.hub().registry().members(node).len()
+    }
+
+    /// The keys that the tunnels of a node rest on.
+    pub(crate) fn keys(&self, node: &NodeName) -> Vec<String> {
+        let registry = self.hub().registry();
+        let of = registry.members(node).iter();
+        of.map(|member| member.grant().kid.clone()).collect()
     }
 
     /// What carries the tunnels of a node.

@@ -10,6 +10,7 @@ mod death;
 mod gateway;
 mod network;
 mod relay;
+mod rotation;
 mod weather;
 mod world;
 

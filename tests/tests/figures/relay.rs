@@ -51,7 +51,7 @@ struct Running {
     process: Process,
     tasks: Tasks,
     board: Board,
-    _wishes: watch::Sender<Arc<Wanted>>,
+    wishes: watch::Sender<Arc<Wanted>>,
 }
 
 impl Relay {
@@ -105,11 +105,7 @@ impl Relay {
             board: board.clone(),
             leaving: CancellationToken::new(),
         };
-        let wanted = Wanted {
-            address: file.gateways.first().expect("one gateway").clone(),
-            file: Arc::new(file.clone()),
-        };
-        let (wishes, seen) = watch::channel(Arc::new(wanted));
+        let (wishes, seen) = watch::channel(wanted(file));
         tasks.spawn(
             Span::none(),
             keeper::keep(Arc::new(outfit), seen, tasks.clone()),
@@ -118,8 +114,14 @@ impl Relay {
             process,
             tasks,
             board,
-            _wishes: wishes,
+            wishes,
         });
+    }
+
+    /// Gives it another gateway file.
+    pub(crate) fn give(&self, file: &GatewayFile) {
+        let running = self.running.as_ref().expect("it runs");
+        running.wishes.send_replace(wanted(file));
     }
 
     /// Ends its process as `kill -9` does.
@@ -154,6 +156,13 @@ impl Relay {
         );
         Config::parse(&text, &self.folder.path().join("relay.toml")).expect("a configuration")
     }
+}
+
+fn wanted(file: &GatewayFile) -> Arc<Wanted> {
+    Arc::new(Wanted {
+        address: file.gateways.first().expect("one gateway").clone(),
+        file: Arc::new(file.clone()),
+    })
 }
 
 fn listen(path: &Path) -> UnixListener {
