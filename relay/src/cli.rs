@@ -137,9 +137,16 @@ fn execute_check(file: &Path) -> Exit {
         complain(&format!("warning: {gap}"), Exit::Ok);
     }
     say(&format!(
-        "{}: ok: node {node}, {sessions} sessions, {gateways} gateways\n",
-        file.display()
+        "{}: ok: node {node}, {}, {}\n",
+        file.display(),
+        counted(sessions, "session"),
+        counted(gateways, "gateway"),
     ))
+}
+
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 fn execute_status(listing: &Listing) -> Exit {

@@ -86,6 +86,18 @@ pub fn text(status: &Value) -> String {
             word(failure, "cause")
         );
     }
+    for tunnel in list(status, "tunnels") {
+        for refused in list(tunnel, "refused") {
+            let _infallible = writeln!(
+                text,
+                "session {} is refused by {} (tunnel {}): {}",
+                word(refused, "session"),
+                word(tunnel, "gateway"),
+                word(tunnel, "id"),
+                word(refused, "code")
+            );
+        }
+    }
     let tunnels = [
         "gateway",
         "id",
@@ -147,7 +159,8 @@ mod tests {
             "node": "n1", "version": "1.2.3", "draining": true,
             "files": [{ "path": "/etc/gateway.json", "fault": "not there" }],
             "failures": [{ "gateway": "https://gw", "cause": "dns: no address" }],
-            "tunnels": [{ "gateway": "https://other", "id": 7, "transport": "quic", "rtt_ms": 1.26, "draining": false }],
+            "tunnels": [{ "gateway": "https://other", "id": 7, "transport": "quic", "rtt_ms": 1.26, "draining": false,
+                "refused": [{ "session": "desk", "code": "home_taken" }] }],
             "sessions": [{ "id": "notebook", "protocol": "http", "down": true, "served": 3, "pool": null }],
         });
 
@@ -157,6 +170,7 @@ mod tests {
             "node n1, version 1.2.3, draining",
             "gateway file /etc/gateway.json: not there",
             "no tunnel to https://gw: dns: no address",
+            "session desk is refused by https://other (tunnel 7): home_taken",
             "https://other",
             "quic",
             "1.3",
