@@ -215,6 +215,7 @@ fn check(path: &Path, out: &mut dyn Write) -> Result<(), CommandError> {
     let identity = files::identity(&config)?;
     let (names, until) = (identity.names().join(", "), identity.not_after().date());
     let pin = identity.pin()?;
+    files::pinned(&config, &identity)?;
     writeln!(out, "certificate    ok  {names}, until {until}, pin {pin}")?;
     let keys = files::keys(&config)?.keys.len();
     writeln!(

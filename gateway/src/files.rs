@@ -1,8 +1,9 @@
 //! The gateway's files that are read again when they change: certificate, keys, configuration.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use sallyport_certs::{CertError, Identity};
+use sallyport_certs::{CertError, Identity, Pin};
 use sallyport_link::{GatewayFile, GatewayFileError};
 use sallyport_ops::files::{self, FileError};
 use sallyport_ops::{ConfigError, privileges};
@@ -30,12 +31,38 @@ pub enum FilesError {
         /// Why.
         cause: CertError,
     },
+    /// The certificate has a key that relays are not told to trust.
+    #[error(
+        "{}: relays will refuse it: its pin {pin} is not among the pins of this gateway in {}. Keep the private key \
+         when the certificate is renewed; for a new one, first add its pin there and copy that file to the nodes",
+        cert.display(), file.display()
+    )]
+    Unpinned {
+        /// The certificate.
+        cert: PathBuf,
+        /// The pin that it has.
+        pin: Pin,
+        /// The `gateway.json` that lacks it.
+        file: PathBuf,
+    },
     /// A file that cannot be read, or is open to others.
     #[error(transparent)]
     Secret(#[from] FileError),
     /// The accounts cannot be read.
     #[error("looking up the gateway's account: {0}")]
     Account(std::io::Error),
+    /// The account that the gateway runs as may not read a file.
+    #[error(
+        "{path}: not readable by uid {reader}: run `chown {reader} {path}`, and the same with its directory if that \
+         is closed to others",
+        path = path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The account.
+        reader: u32,
+    },
     /// Anything else about a file.
     #[error("{}: {cause}", path.display())]
     Io {
@@ -63,12 +90,16 @@ pub fn certificate(cert: &Path, key: &Path, reader: u32) -> Result<Identity, Fil
         let path = path.to_owned();
         move |cause| FilesError::Certificate { path, cause }
     };
-    let chain = std::fs::read(cert).map_err(|cause| FilesError::Io {
-        path: cert.to_owned(),
-        cause,
+    let chain = std::fs::read(cert).map_err(|cause| {
+        let path = cert.to_owned();
+        match cause.kind() {
+            ErrorKind::PermissionDenied => FilesError::Unreadable { path, reader },
+            _ => FilesError::Io { path, cause },
+        }
     })?;
     Identity::check_chain(&chain).map_err(fault(cert))?;
-    let secret = files::read_secret_of(key, reader)?;
+    let secret = files::read_secret_of(key, reader);
+    let secret = secret.map_err(|error| secret_fault(error, reader))?;
     Identity::from_pem(&chain, secret.as_bytes()).map_err(|cause| {
         let of_the_key = matches!(
             cause,
@@ -78,12 +109,54 @@ pub fn certificate(cert: &Path, key: &Path, reader: u32) -> Result<Identity, Fil
     })
 }
 
+/// Whether relays that go by this gateway's `gateway.json` will take its certificate. One that they know by the
+/// system's roots has no pins there.
+///
+/// # Errors
+/// [`FilesError::Unpinned`] if they will not, or what keeps the answer from being known.
+pub fn pinned(config: &Config, identity: &Identity) -> Result<(), FilesError> {
+    let cert = || config.cert.clone();
+    let pin = identity.pin();
+    let pin = pin.map_err(|cause| FilesError::Certificate {
+        path: cert(),
+        cause,
+    })?;
+    let url = config.url.audience();
+    let own = keys(config)?.gateways.into_iter();
+    let pins: Vec<_> = own
+        .filter(|gateway| gateway.url.audience() == url)
+        .flat_map(|gateway| gateway.pins)
+        .collect();
+    if pins.is_empty() || pins.contains(&pin) {
+        return Ok(());
+    }
+    Err(FilesError::Unpinned {
+        cert: cert(),
+        pin,
+        file: config.gateway_file.clone(),
+    })
+}
+
 /// Reads `gateway.json`.
 ///
 /// # Errors
 /// [`FilesError`].
 pub fn keys(config: &Config) -> Result<GatewayFile, FilesError> {
-    Ok(GatewayFile::load_of(&config.gateway_file, reader(config)?)?)
+    let reader = reader(config)?;
+    let file = GatewayFile::load_of(&config.gateway_file, reader);
+    file.map_err(|error| match error {
+        GatewayFileError::File(error) => secret_fault(error, reader),
+        error => FilesError::Keys(error),
+    })
+}
+
+fn secret_fault(error: FileError, reader: u32) -> FilesError {
+    match error {
+        FileError::Io { path, cause } if cause.kind() == ErrorKind::PermissionDenied => {
+            FilesError::Unreadable { path, reader }
+        }
+        error => FilesError::Secret(error),
+    }
 }
 
 /// Whose files the gateway reads: those of the account that it becomes, also for root who checks them.

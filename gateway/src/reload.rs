@@ -31,8 +31,8 @@ impl Reloader {
     /// Reads everything again, because the administrator asked for it.
     pub fn all(&self) {
         self.configuration();
-        self.certificate();
         self.keys();
+        self.certificate();
     }
 
     /// Follows configuration, certificate and keys until the task is stopped. A file that is half edited is
@@ -43,7 +43,11 @@ impl Reloader {
             tokio::select! {
                 () = configuration.changed() => self.configuration(),
                 () = certificate.changed() => self.certificate(),
-                () = keys.changed() => self.keys(),
+                () = keys.changed() => {
+                    self.keys();
+                    // It may wait for its pin, which stands beside the keys.
+                    self.certificate();
+                }
             }
         }
     }
@@ -59,13 +63,19 @@ impl Reloader {
     }
 
     fn certificate(&self) {
-        self.taken("certificate", files::identity(&self.hub.config()).map(|identity| {
-            if identity.leaf() == self.certs.current().leaf() {
-                return;
-            }
-            info!(names = ?identity.names(), until = %identity.not_after(), "certificate taken");
-            self.certs.replace(identity);
-        }));
+        self.taken("certificate", self.take_certificate());
+    }
+
+    fn take_certificate(&self) -> Result<(), FilesError> {
+        let config = self.hub.config();
+        let identity = files::identity(&config)?;
+        if identity.leaf() == self.certs.current().leaf() {
+            return Ok(());
+        }
+        files::pinned(&config, &identity)?;
+        info!(names = ?identity.names(), until = %identity.not_after(), "certificate taken");
+        self.certs.replace(identity);
+        Ok(())
     }
 
     fn keys(&self) {

@@ -137,7 +137,11 @@ impl Gateway {
         let house = Tasks::new();
         let (listeners, clients) = (house.child(), house.child());
         house.expose(&metrics);
-        let certs = Reloading::new(files::identity(&config)?);
+        let identity = files::identity(&config)?;
+        if let Err(cause) = files::pinned(&config, &identity) {
+            warn!(%cause, "the certificate is used all the same");
+        }
+        let certs = Reloading::new(identity);
         let hub = hub(config, &budget, &metrics, house.child())?;
         let settings = Arc::new(Settings {
             open: hub.config().tunnels.streams,

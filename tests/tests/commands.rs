@@ -125,6 +125,21 @@ fn root_checks_the_files_for_the_account_that_will_read_them() {
 }
 
 #[test]
+fn a_file_that_the_account_may_not_read_is_named_with_the_cure() {
+    if !geteuid().is_root() {
+        return; // it would not become another account
+    }
+    let site = Site::new();
+    let (gateway, nobody) = of_nobody(&site, "");
+    fs::set_permissions(site.path(), fs::Permissions::from_mode(0o711)).expect("its owner");
+
+    let (ended, said) = told(&gateway.command(&["run"]));
+
+    assert_eq!(ended, Some(78), "{said}");
+    assert!(said.contains(&format!("chown {nobody} ")), "{said}");
+}
+
+#[test]
 fn an_account_need_not_be_able_to_make_its_directories() {
     if !geteuid().is_root() {
         return; // it would not become another account

@@ -98,6 +98,36 @@ fn add_copy_revoke_under_load_fails_no_request() {
 }
 
 #[test]
+fn a_certificate_that_relays_would_refuse_is_not_taken() {
+    let site = Site::new();
+    let gateway = site.gateway("gw");
+    let other = site.gateway_init("other", "127.0.0.1", &[]);
+    for file in ["cert.pem", "key.pem"] {
+        fs::copy(other.path().join(file), gateway.path().join(file)).expect("copied");
+    }
+
+    drop(gateway.wait_for_line(&["not taken", "pin", "Keep the private key"]));
+    let checked = gateway.command(&["check"]);
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert_eq!(checked.status.code(), Some(78), "{said}");
+    assert!(said.contains("first add its pin"), "{said}");
+
+    let read = |gateway: &Gateway| -> Value {
+        let text = fs::read(gateway.path().join("gateway.json")).expect("there");
+        serde_json::from_slice(&text).expect("JSON")
+    };
+    let pin = read(&other)["gateways"][0]["pins"][0].clone();
+    let mut file = read(&gateway);
+    file["gateways"][0]["pins"]
+        .as_array_mut()
+        .expect("pins")
+        .push(pin);
+    fs::write(gateway.path().join("gateway.json"), file.to_string()).expect("writable");
+    drop(gateway.wait_for_line(&["certificate taken"]));
+    assert!(gateway.command(&["check"]).status.success());
+}
+
+#[test]
 fn a_key_that_one_of_two_gateways_lacks_ends_no_tunnel() {
     let site = Site::new();
     let first = site.gateway("gw-1");
