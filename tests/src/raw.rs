@@ -53,6 +53,16 @@ impl Raw {
         }
     }
 
+    /// Its own address, by which a log knows it.
+    ///
+    /// # Panics
+    /// If the socket has none.
+    #[must_use]
+    pub fn local(&self) -> String {
+        let address = self.stream.sock.local_addr();
+        address.expect("a connected socket").to_string()
+    }
+
     /// The connection itself.
     #[must_use]
     pub fn into_stream(self) -> StreamOwned<ClientConnection, TcpStream> {

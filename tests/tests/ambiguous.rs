@@ -39,6 +39,20 @@ impl Watched {
         Raw::connect(self.gateway.address(Ipv4Addr::LOCALHOST.into()), alpn)
     }
 
+    /// A refusal has a line of its own, which its answer points to.
+    fn assert_logged(&self, client: &Raw, answer: &str) {
+        let id = answer
+            .lines()
+            .find_map(|line| line.strip_prefix("x-request-id: "))
+            .unwrap_or_else(|| panic!("no id in {answer:?}"));
+        let status = answer.split(' ').nth(1).unwrap_or("none");
+        let address = client.local();
+        let line = self
+            .gateway
+            .wait_for_line(&["sallyport::access", id, &address]);
+        assert!(line.contains(status) && line.contains("cause"), "{line}");
+    }
+
     /// The recorder works: a good request arrives, and is the only thing that ever did.
     fn assert_only_the_canary_arrives(&self) {
         drop(
@@ -142,6 +156,7 @@ fn ambiguous_http1_is_refused() {
             let (_, closed) = client.read_to_close(BOUND);
             assert!(closed, "left open after {head:?}: {answer}");
         }
+        watched.assert_logged(&client, &answer);
     }
     watched.assert_only_the_canary_arrives();
 }
@@ -185,6 +200,7 @@ fn too_much_is_refused() {
             closed && answer.split(' ').nth(1) == Some(status),
             "wanted {status}, got {answer:?}"
         );
+        watched.assert_logged(&client, &answer);
     }
     watched.assert_only_the_canary_arrives();
 }
@@ -223,6 +239,12 @@ fn ambiguous_http2_is_refused() {
         let ended = client.read_until_any(&STREAM_ONE_ENDS, BOUND);
         assert!(ended, "no end of the stream with {fields:?}");
         assert_eq!(watched.recorder.seen(), "", "{fields:?}");
+        let address = client.local();
+        drop(client);
+        let line = watched
+            .gateway
+            .wait_for_line(&["sallyport::access", &address]);
+        assert!(line.contains("cause"), "{line}");
     }
     watched.assert_only_the_canary_arrives();
 }

@@ -41,8 +41,16 @@ fn web(limits: &str) -> Web {
     }
 }
 
-/// What a stalling client has sent when it falls silent, by its ALPN.
-fn silent_shapes(host: &str) -> Vec<(&'static str, &'static str, Vec<u8>)> {
+/// A client that falls silent.
+struct Silent {
+    shape: &'static str,
+    alpn: &'static str,
+    sent: Vec<u8>,
+    /// What the log says of it.
+    said: &'static str,
+}
+
+fn silent_shapes(host: &str) -> Vec<Silent> {
     let upload = format!(
         "PUT /s/web/upload/x HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n0123456789"
     );
@@ -53,28 +61,44 @@ fn silent_shapes(host: &str) -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let http2 = |rest: Vec<u8>| [frames::preface(), rest].concat();
     let open = frames::request("PUT", "/s/web/upload/x", host, END_HEADERS);
     let cut = frames::request("GET", "/s/web/echo", host, 0);
+    let shape = |shape, alpn, sent: &[u8], said| Silent {
+        shape,
+        alpn,
+        sent: sent.to_vec(),
+        said,
+    };
+    let one = |name, sent: &str, said| shape(name, "http/1.1", sent.as_bytes(), said);
+    let two = |name, sent: &[u8], said| shape(name, "h2", sent, said);
+    let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n");
     vec![
-        ("TLS, then silence", "http/1.1", Vec::new()),
-        (
+        one("TLS, then silence", "", "no byte after the handshake"),
+        one(
             "the start of an HTTP/2 preface on HTTP/1.1",
-            "http/1.1",
-            b"PRI ".to_vec(),
+            "PRI ",
+            SLOW_HEAD,
         ),
-        ("part of a request line", "http/1.1", b"GET /s/w".to_vec()),
-        (
-            "a head without its end",
-            "http/1.1",
-            format!("GET / HTTP/1.1\r\nHost: {host}\r\n").into_bytes(),
+        one("part of a request line", "GET /s/w", SLOW_HEAD),
+        one("a head without its end", &head, SLOW_HEAD),
+        one("a body that stops", &upload, SLOW_BODY),
+        one("a chunk that stops", &chunked, SLOW_BODY),
+        one("a connection kept alive", &whole, "no further request"),
+        two("HTTP/2 without a preface", &[], "no preface of HTTP/2"),
+        two(
+            "HTTP/2 without a stream",
+            &http2(Vec::new()),
+            "no further request",
         ),
-        ("a body that stops", "http/1.1", upload.into_bytes()),
-        ("a chunk that stops", "http/1.1", chunked.into_bytes()),
-        ("a connection kept alive", "http/1.1", whole.into_bytes()),
-        ("HTTP/2 without a preface", "h2", Vec::new()),
-        ("HTTP/2 without a stream", "h2", http2(Vec::new())),
-        ("HEADERS without their end", "h2", http2(cut)),
-        ("an HTTP/2 body that stops", "h2", http2(open)),
+        two(
+            "HEADERS without their end",
+            &http2(cut),
+            "frame or header block too slow",
+        ),
+        two("an HTTP/2 body that stops", &http2(open), SLOW_BODY),
     ]
 }
+
+const SLOW_HEAD: &str = "request head too slow";
+const SLOW_BODY: &str = "the request body came too slowly";
 
 fn address(gateway: &Gateway) -> SocketAddr {
     gateway.address(Ipv4Addr::LOCALHOST.into())
@@ -87,12 +111,14 @@ fn silent_clients_are_closed_and_others_served_meanwhile() {
     let to = address(&web.gateway);
 
     thread::scope(|scope| {
-        for (shape, alpn, bytes) in silent_shapes(&host) {
+        for silent in silent_shapes(&host) {
+            let gateway = &web.gateway;
             scope.spawn(move || {
-                let mut client = Raw::connect(to, alpn);
-                client.send(&bytes);
+                let mut client = Raw::connect(to, silent.alpn);
+                client.send(&silent.sent);
                 let (_, closed) = client.read_to_close(BOUND);
-                assert!(closed, "still open: {shape}");
+                assert!(closed, "still open: {}", silent.shape);
+                drop(gateway.wait_for_line(&[silent.said, &client.local()]));
             });
         }
         for bytes in [&b""[..], &[22], &[22, 3, 1, 2, 0, 1]] {

@@ -29,3 +29,13 @@ pub enum HttpVersion {
     /// HTTP/2 (RFC 9113).
     Two,
 }
+
+impl HttpVersion {
+    /// As the access log has it.
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::One => "HTTP/1.1",
+            Self::Two => "HTTP/2.0",
+        }
+    }
+}

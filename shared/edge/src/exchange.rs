@@ -1,11 +1,9 @@
 //! One request and its answer.
 
 use std::convert::Infallible;
-use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::request::Parts;
@@ -33,7 +31,7 @@ use crate::route::{self, Route, Sites};
 use crate::upgrade::{self, Accepted, Opened};
 use crate::upload::{Expectation, Upload};
 use crate::upstream::{Choice, Upstreams};
-use crate::{ClientInfo, Limits, answer, outgoing, websocket};
+use crate::{ClientInfo, Limits, answer, outgoing, request_id, websocket};
 
 /// How long a session may be silent about `Expect: 100-continue` before its body is sent anyway (RFC 9110 §10.1.1).
 const EXPECT_PATIENCE: Duration = Duration::from_secs(1);
@@ -87,7 +85,7 @@ impl<O: Opener> Context<O> {
     ) -> Result<Response<Answer>, Infallible> {
         let exchange = Arc::new(self.gate.begin());
         let record = Arc::new(Record::new(
-            request_id(),
+            request_id::fresh(),
             self.client.address.to_string(),
             &request,
         ));
@@ -448,18 +446,4 @@ fn expect(upload: &mut Upload, head: &mut Parts) -> Expectation {
     });
     head.extensions.extend(listener.into_parts().0.extensions);
     expectation
-}
-
-/// 80 random bits in hexadecimal.
-fn request_id() -> String {
-    let mut bytes = [0_u8; 10];
-    if rand::fill(&mut bytes).is_err() {
-        tracing::warn!("no randomness, so request ids repeat");
-    }
-    bytes
-        .iter()
-        .fold(String::with_capacity(20), |mut text, byte| {
-            let _infallible = write!(text, "{byte:02x}");
-            text
-        })
 }

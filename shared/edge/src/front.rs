@@ -9,6 +9,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sallyport_ops::Tasks;
+use sallyport_ops::paced::PacedSources;
 use sallyport_splice::Duplex;
 use sallyport_wire::Code;
 use tokio::time::{MissedTickBehavior, interval};
@@ -19,6 +20,7 @@ use crate::aborting::Aborting;
 use crate::client::HttpVersion;
 use crate::exchange::Context;
 use crate::executor::Owned;
+use crate::fault::Fault;
 use crate::gate::{Ended, Gate};
 use crate::opener::Opener;
 use crate::route::Sites;
@@ -39,6 +41,7 @@ pub struct Front<O> {
     limits: Arc<Limits>,
     tasks: Tasks,
     drain: CancellationToken,
+    faults: PacedSources,
 }
 
 impl<O: Opener> Front<O> {
@@ -50,6 +53,7 @@ impl<O: Opener> Front<O> {
             limits,
             tasks,
             drain: CancellationToken::new(),
+            faults: PacedSources::default(),
         })
     }
 
@@ -82,10 +86,7 @@ impl<O: Opener> Front<O> {
             HttpVersion::One => Box::pin(self.serve_one(io, &context)).await,
             HttpVersion::Two => Box::pin(self.serve_two(io, &context)).await,
         };
-        if let Err(error) = served {
-            let ended = context.gate.ended().map(Ended::words);
-            debug!(%error, ended, "a client connection ended");
-        }
+        self.note(&served, &context);
         let after = context
             .after
             .lock()
@@ -93,6 +94,21 @@ impl<O: Opener> Front<O> {
             .take();
         if let Some(carry) = after {
             carry.await;
+        }
+    }
+
+    /// Tells why a connection ended; at info if the client is at fault.
+    fn note(&self, served: &hyper::Result<()>, context: &Context<O>) {
+        let ended = context.gate.ended().map(Ended::words);
+        let error = served.as_ref().err().map(tracing::field::display);
+        if error.is_some() || ended.is_some() {
+            debug!(error, ended, "a client connection ended");
+        }
+        let client = &context.client;
+        if let Some(fault) = Fault::of(served, &context.gate)
+            && let Some(unlogged) = self.faults.pass(client.address.ip())
+        {
+            fault.log(client.address, client.http, unlogged);
         }
     }
 
@@ -139,7 +155,8 @@ impl<O: Opener> Front<O> {
             .initial_stream_window_size(limits.h2_stream_window)
             .initial_connection_window_size(limits.h2_connection_window)
             .max_send_buf_size(limits.h2_send_buffer)
-            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            // h2 answers what is beyond it by itself, without an id or a line; up to here we refuse.
+            .max_header_list_size(u32::try_from(2 * limits.head_bytes).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(limits.h2_pending_resets)
             .max_local_error_reset_streams(limits.h2_local_resets)
             .keep_alive_interval(limits.h2_ping)

@@ -120,6 +120,7 @@ impl<S: Duplex> Gate<S> {
                 let now = Instant::now();
                 let new = buf.filled().get(before..).unwrap_or_default();
                 let followed = two.follow(new, &self.limits, now);
+                self.shared.seen(two.requests());
                 if two.should_close(now) {
                     self.shared.ask_to_close();
                 }
@@ -144,7 +145,7 @@ impl<S: Duplex> Gate<S> {
             return Poll::Ready(Err(why.into()));
         }
         let last_words = match &self.reading {
-            Reading::One(_) => why.answer(),
+            Reading::One(_) => why.answer(self.shared.refusal_id()),
             Reading::Two(two) => why.go_away(two.last_stream()),
         };
         self.farewell = Some(Farewell::new(last_words, &self.limits, Instant::now()));

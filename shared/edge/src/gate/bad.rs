@@ -103,18 +103,20 @@ faults! {
 }
 
 impl Bad {
-    /// The answer as bytes. It is the same for every request with this status, so that it reflects
-    /// nothing and tells nothing.
+    /// The answer as bytes. But for its id it is the same for every request with this status, so
+    /// that it reflects nothing and tells nothing.
     #[must_use]
-    pub fn answer(self) -> Bytes {
+    pub fn answer(self, request_id: &str) -> Bytes {
         let (status, reason) = (self.status(), self.reason());
-        let length = reason.len() + 1;
+        let body = format!("{status} {reason}\nrequest {request_id}\n");
+        let length = body.len();
         Bytes::from(format!(
             "HTTP/1.1 {status} {reason}\r\n\
              content-type: text/plain; charset=utf-8\r\n\
              content-length: {length}\r\n\
              cache-control: no-store\r\n\
-             connection: close\r\n\r\n{reason}\n"
+             x-request-id: {request_id}\r\n\
+             connection: close\r\n\r\n{body}"
         ))
     }
 }
@@ -134,11 +136,12 @@ mod tests {
     #[test]
     fn every_answer_is_whole_and_closes() {
         for bad in Bad::ALL {
-            let answer = String::from_utf8(bad.answer().to_vec()).expect("ASCII");
+            let answer = String::from_utf8(bad.answer("r1").to_vec()).expect("ASCII");
             let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
 
             assert!(head.starts_with(&format!("HTTP/1.1 {} ", bad.status())));
             assert!(head.contains("\r\nconnection: close"));
+            assert!(head.contains("\r\nx-request-id: r1\r\n") && body.contains("request r1\n"));
             assert!(head.contains(&format!("content-length: {}\r\n", body.len())));
         }
     }

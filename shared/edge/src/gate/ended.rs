@@ -72,10 +72,10 @@ impl Ended {
         matches!(self, Self::Idle | Self::HalfClosed | Self::WriteStall)
     }
 
-    /// Last words of HTTP/1.1.
-    pub(super) fn answer(self) -> Bytes {
+    /// Last words of HTTP/1.1, with the id of the refusal.
+    pub(super) fn answer(self, request_id: &str) -> Bytes {
         if let Self::Refused(bad) = self {
-            bad.answer()
+            bad.answer(request_id)
         } else {
             Bytes::new()
         }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Ended;
 use crate::limits::Limits;
+use crate::request_id;
 
 /// The front's end of a gate; cloned into whatever handles the connection's requests.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct Handle(Arc<Shared>);
 pub(super) struct Shared {
     /// Requests begun so far.
     begun: AtomicU64,
+    /// Requests of HTTP/2 that came, whether they could be begun or not.
+    seen: AtomicU64,
     /// Exchanges that are under way.
     open: AtomicU32,
     /// Whether the answer to the one request of HTTP/1.1 has begun.
@@ -29,6 +32,7 @@ pub(super) struct Shared {
     closing: AtomicBool,
     closing_told: Notify,
     ended: OnceLock<Ended>,
+    refusal_id: OnceLock<String>,
     max_requests: u64,
     max_age: Instant,
     /// Woken when an exchange ends: the gate may let the next request in.
@@ -39,12 +43,14 @@ impl Shared {
     pub(super) fn new(limits: &Limits, now: Instant) -> Self {
         Self {
             begun: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
             open: AtomicU32::new(0),
             answering: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             closing_told: Notify::new(),
             ended: OnceLock::new(),
+            refusal_id: OnceLock::new(),
             max_requests: limits.max_requests,
             max_age: now + spread(limits.max_age),
             gate: AtomicWaker::new(),
@@ -84,6 +90,16 @@ impl Shared {
     /// Keeps why the gate ended the connection; the first reason stays.
     pub(super) fn end(&self, why: Ended) {
         self.ended.get_or_init(|| why);
+    }
+
+    /// So many requests of HTTP/2 have come.
+    pub(super) fn seen(&self, requests: u64) {
+        self.seen.store(requests, Ordering::Relaxed);
+    }
+
+    /// The id under which this connection is refused.
+    pub(super) fn refusal_id(&self) -> &str {
+        self.refusal_id.get_or_init(request_id::fresh)
     }
 }
 
@@ -144,6 +160,21 @@ impl Handle {
     #[must_use]
     pub fn ended(&self) -> Option<Ended> {
         self.0.ended.get().copied()
+    }
+
+    /// The id that a refusal was answered with.
+    #[must_use]
+    pub fn refusal_id(&self) -> &str {
+        self.0.refusal_id()
+    }
+
+    /// Requests of HTTP/2 that came and were never begun.
+    #[must_use]
+    pub fn unserved(&self) -> u64 {
+        self.0
+            .seen
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.requests())
     }
 
     /// Requests begun so far.

@@ -34,6 +34,8 @@ pub(super) struct Http2 {
     block: Option<Block>,
     /// The last stream whose request is complete.
     last_stream: u32,
+    /// Requests whose head is complete, whatever h2 makes of them.
+    requests: u64,
     /// Since when no exchange is open; none while there is one.
     quiet_since: Option<Instant>,
     last_payload: Instant,
@@ -109,6 +111,7 @@ impl Http2 {
             frame: Frame::between(now),
             block: None,
             last_stream: 0,
+            requests: 0,
             quiet_since: Some(now),
             last_payload: now,
             costs: Costs::new(limits, now),
@@ -117,6 +120,10 @@ impl Http2 {
 
     pub(super) const fn last_stream(&self) -> u32 {
         self.last_stream
+    }
+
+    pub(super) const fn requests(&self) -> u64 {
+        self.requests
     }
 
     pub(super) fn wrote(&mut self, bytes: usize, now: Instant) {
@@ -238,7 +245,10 @@ impl Http2 {
         let head = Head::read(self.frame.header);
         if head.is_header_block() && head.has(END_HEADERS) {
             self.block = None;
-            self.last_stream = self.last_stream.max(head.stream);
+            if head.stream > self.last_stream {
+                self.last_stream = head.stream;
+                self.requests += 1;
+            }
             self.last_payload = now;
         }
         self.frame = Frame::between(now);

@@ -78,7 +78,8 @@ async fn a_refusal_comes_after_the_answers_before_it() {
         .await;
 
     let (answers, took) = rig.rest().await;
-    let refusal = String::from_utf8(Bad::Host.answer().to_vec()).expect("text");
+    let refusal =
+        String::from_utf8(Bad::Host.answer(rig.handle.refusal_id()).to_vec()).expect("text");
     assert!(
         answers.ends_with(&refusal),
         "{}",
