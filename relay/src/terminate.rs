@@ -1,6 +1,7 @@
 //! Sessions with `tls = { cert, key }`: the relay ends the TLS that the gateway passed through unopened. What
 //! is inside goes to the session as bytes, or through the same front that a gateway has.
 
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +14,14 @@ use sallyport_link::TunnelStream;
 use sallyport_splice::{Abort as _, Duplex, Entry};
 use sallyport_wire::message::Protocol;
 use sallyport_wire::{Code, SessionId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tracing::{debug, info_span};
+use tracing::{debug, info, info_span};
 
 use crate::access;
-use crate::carry::{Admitted, Carrier};
+use crate::carry::{self, Admitted, Carrier};
 
 mod metered;
 mod pipe;
@@ -30,16 +32,23 @@ use pipe::Pipe;
 /// Bytes between the front and the bridge of a desktop behind TLS, each way.
 const BRIDGE_BUFFER: usize = 64 << 10;
 
+/// How long a client may take to read why its handshake failed, and what it may send meanwhile.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: u64 = 64 << 10;
+
 /// Serves a stream that begins with a ClientHello.
 pub(crate) async fn serve(carrier: Arc<Carrier>, admitted: Admitted, stream: TunnelStream) {
     let Some(config) = admitted.session.tls.clone() else {
         return debug!("the session has no certificate");
     };
-    let handshake = TlsAcceptor::from(config).accept(stream);
+    let handshake = TlsAcceptor::from(config).accept(stream).into_fallible();
     let mut tls = match timeout(carrier.limits().tls_handshake, handshake).await {
         Ok(Ok(tls)) => tls,
-        Ok(Err(cause)) => return debug!(%cause, "TLS handshake failed"),
-        Err(_elapsed) => return debug!("TLS handshake too slow"),
+        Ok(Err((cause, stream))) => {
+            tell(&carrier, &admitted, &cause);
+            return end_after_alert(stream).await;
+        }
+        Err(_elapsed) => return tell(&carrier, &admitted, &"too slow"),
     };
     match admitted.session.config.protocol {
         Protocol::Http | Protocol::H2c | Protocol::Vnc => {
@@ -49,6 +58,29 @@ pub(crate) async fn serve(carrier: Arc<Carrier>, admitted: Admitted, stream: Tun
             Ok(mut upstream) => carrier.splice(&admitted, &mut tls, &mut upstream).await,
             Err(error) => tls.abort(error.code().number()),
         },
+    }
+}
+
+fn tell(carrier: &Carrier, admitted: &Admitted, cause: &dyn Display) {
+    info!(
+        node = %carrier.node(),
+        session = %admitted.session.id(),
+        client = carry::client(&admitted.request),
+        %cause,
+        "TLS handshake failed"
+    );
+}
+
+/// Ends a stream whose last bytes are a TLS alert, in order: an abort would overtake it. Then the client closes, or has
+/// had its time.
+async fn end_after_alert(mut stream: TunnelStream) {
+    let ending = async {
+        stream.shutdown().await?;
+        copy(&mut (&mut stream).take(LINGER_BYTES), &mut sink()).await
+    };
+    match timeout(LINGER, ending).await {
+        Ok(Ok(bytes)) if bytes < LINGER_BYTES => {}
+        Ok(_) | Err(_) => stream.abort(Code::Forbidden),
     }
 }
 

@@ -192,7 +192,7 @@ fn a_client_certificate_opens_what_the_relay_ends_tls_for() {
     let server = make("lab", "DNS:lab.example.org,DNS:raw.example.org");
     let authority = make("authority", "DNS:authority.example.org");
     let stranger = make("stranger", "DNS:stranger.example.org");
-    let (gateway, _relay) = checked(&site, &nginx, &server, &authority);
+    let (gateway, relay) = checked(&site, &nginx, &server, &authority);
     let known = client_certificate(&site, &authority, "ada");
     let unknown = client_certificate(&site, &stranger, "eve");
     let curl = |id: &str, certificate: Option<&Certificate>| {
@@ -224,8 +224,14 @@ fn a_client_certificate_opens_what_the_relay_ends_tls_for() {
             let refused = curl(id, certificate);
             assert_ne!(refused.exit, Some(0), "{id}: {}", refused.text());
             assert!(refused.head.is_empty() && refused.body.is_empty());
+            assert!(refused.errors.contains("alert"), "{}", refused.errors);
+        }
+        for cause in ["sent no certificates", "invalid peer certificate"] {
+            drop(relay.wait_for_line(&["TLS handshake failed", id, "127.0.0.1", cause]));
         }
     }
+    let log = gateway.log();
+    assert!(!log.contains("internal"), "{log}");
 }
 
 /// nginx that wants a PROXY header, sessions of every kind that send one, and a gateway that believes
