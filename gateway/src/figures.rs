@@ -36,7 +36,10 @@ impl Figures {
                 "Connections established, by kind",
             ),
             streams: labelled("streams", "Streams opened to sessions, by kind"),
-            refusals: labelled("refusals", "Relays, claims and streams refused, by code"),
+            refusals: labelled(
+                "refusals",
+                "Relays, claims, streams and requests refused, by code",
+            ),
             handshakes_failed: labelled(
                 "handshakes_failed",
                 "Connections that were not established, by cause",
@@ -64,7 +67,7 @@ impl Figures {
             .inc();
     }
 
-    /// A relay, a claim or a stream was refused.
+    /// A relay, a claim, a stream or a request was refused.
     pub fn refusal(&self, code: Code) {
         self.refusals.get_or_create(&[("code", code.word())]).inc();
     }

@@ -181,13 +181,15 @@ impl Opener for Tunnels {
         let opened = hub
             .open_stream(&hub.destination(&ask.found.session), &want)
             .await;
-        opened
-            .map(Carried::new)
-            .inspect_err(|denial| hub.figures.refusal(denial.code))
+        opened.map(Carried::new)
     }
 
     fn way(&self, stream: &Carried) -> Arc<Way> {
         Arc::clone(stream.way())
+    }
+
+    fn refused(&self, code: Code) {
+        self.0.figures.refusal(code);
     }
 
     fn root(&self, accept_json: bool) -> Page {

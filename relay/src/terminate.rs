@@ -196,6 +196,9 @@ impl Opener for Here {
         Arc::clone(&self.way)
     }
 
+    /// Its stream was let in, so that only the access log has it.
+    fn refused(&self, _code: Code) {}
+
     fn root(&self, _accept_json: bool) -> Page {
         Page {
             status: StatusCode::NOT_FOUND,

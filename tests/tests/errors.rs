@@ -12,6 +12,10 @@ fn get(gateway: &Gateway, id: &str, accept: &str) -> sallyport_tests::Answer {
         .go()
 }
 
+fn refusals(gateway: &Gateway, code: &str) -> u64 {
+    gateway.metric(&format!("sallyport_refusals_total{{code=\"{code}\"}}"))
+}
+
 #[test]
 fn without_any_relay_every_session_is_503() {
     let site = Site::new();
@@ -81,6 +85,13 @@ fn each_error_has_its_status_a_request_id_and_the_form_that_was_asked_for() {
             .lines()
             .any(|line| line.contains("closed") && line.contains("502"))
     });
+    assert_eq!(
+        [
+            refusals(&gateway, "session_refused"),
+            refusals(&gateway, "login_required")
+        ],
+        [2, 4]
+    );
 }
 
 #[test]
@@ -101,6 +112,7 @@ fn an_unknown_session_is_404_once_the_gateway_knows_its_relays() {
         !answer.text().contains("nowhere"),
         "a page never repeats what was asked"
     );
+    assert_eq!(refusals(&gateway, "unknown_session"), 1);
 }
 
 #[test]

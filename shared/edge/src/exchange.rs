@@ -105,18 +105,23 @@ impl<O: Opener> Context<O> {
             }) => passing
                 .session(answer, lease, prefix.as_deref())
                 .unwrap_or_else(|bad| {
-                    passing.failed(&Failure::new(Code::BadAnswer, bad.to_string()))
+                    self.refuse(&passing, &Failure::new(Code::BadAnswer, bad.to_string()))
                 }),
             Ok(Outcome::Switched { answer, carry }) => {
                 self.switch(carry);
                 passing.own(answer)
             }
-            Err(failure) => passing.failed(&failure),
+            Err(failure) => self.refuse(&passing, &failure),
         };
         reply::tell_request_id(response.headers_mut(), record.request_id());
         record.answered(response.status());
         exchange.answering();
         Ok(response)
+    }
+
+    fn refuse(&self, passing: &Passing, failure: &Failure) -> Response<Answer> {
+        self.opener.refused(failure.code);
+        passing.failed(failure)
     }
 
     async fn answer<S: Duplex + 'static>(

@@ -41,6 +41,11 @@ impl Fault {
         }
     }
 
+    /// Whether a request was refused, rather than the connection ended.
+    pub(crate) const fn is_answered(&self) -> bool {
+        self.answered.is_some()
+    }
+
     /// Writes the line; `unlogged` others of the same source were held back before.
     pub(crate) fn log(&self, client: SocketAddr, http: HttpVersion, unlogged: u64) {
         tracing::info!(

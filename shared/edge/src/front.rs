@@ -105,9 +105,13 @@ impl<O: Opener> Front<O> {
             debug!(error, ended, "a client connection ended");
         }
         let client = &context.client;
-        if let Some(fault) = Fault::of(served, &context.gate)
-            && let Some(unlogged) = self.faults.pass(client.address.ip())
-        {
+        let Some(fault) = Fault::of(served, &context.gate) else {
+            return;
+        };
+        if fault.is_answered() {
+            self.opener.refused(Code::BadRequest);
+        }
+        if let Some(unlogged) = self.faults.pass(client.address.ip()) {
             fault.log(client.address, client.http, unlogged);
         }
     }

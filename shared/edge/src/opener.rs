@@ -30,6 +30,9 @@ pub trait Opener: Send + Sync + 'static {
     /// The way that a stream takes.
     fn way(&self, stream: &Self::Stream) -> Arc<Way>;
 
+    /// A request was answered with this code instead of what it asked for.
+    fn refused(&self, code: Code);
+
     /// The page at `/` of the gateway's own name.
     fn root(&self, accept_json: bool) -> Page;
 }

@@ -130,6 +130,8 @@ impl Opener for Host {
         way()
     }
 
+    fn refused(&self, _code: Code) {}
+
     fn root(&self, accept_json: bool) -> Page {
         let body = if accept_json { "{}" } else { "the front" };
         Page {
