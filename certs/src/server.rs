@@ -12,7 +12,7 @@ use crate::trust::roots;
 use crate::{CertError, Reloading, pem};
 
 /// Protocols of the front, the preferred one first (RFC 9113 §3.2).
-const FRONT_ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+const FRONT_ALPN: &[&[u8]] = &[b"h2", b"http/1.1", b"http/1.0"];
 
 /// For tunnels: TLS 1.3 alone, no tickets and no early data, so that every tunnel is a full
 /// handshake and its exported keying material is its own.

@@ -175,6 +175,7 @@ async fn the_front_prefers_http_2() {
     for (offered, chosen) in [
         (&[&b"http/1.1"[..], b"h2"][..], &b"h2"[..]),
         (&[b"http/1.1"], b"http/1.1"),
+        (&[b"http/1.0"], b"http/1.0"),
     ] {
         let client = client_config(&trust, offered).unwrap();
         let tls = connect(&client, &front, "gateway.example").await.unwrap();

@@ -115,7 +115,11 @@ fn tls(
         config.protocol,
         Protocol::Http | Protocol::H2c | Protocol::Vnc
     );
-    let alpn: &[&[u8]] = if http { &[b"h2", b"http/1.1"] } else { &[] };
+    let alpn: &[&[u8]] = if http {
+        &[b"h2", b"http/1.1", b"http/1.0"]
+    } else {
+        &[]
+    };
     let server = match &config.client_ca {
         Some(authority) => mutual_server_config(Arc::clone(&certs), &read(authority)?, alpn),
         None => front_server_config(Arc::clone(&certs)),

@@ -73,6 +73,16 @@ fn get_strips_the_prefix_and_tells_the_session_who_asks() {
 }
 
 #[test]
+fn a_client_of_http_1_0_is_served() {
+    let web = Web::start();
+
+    let curl = web.gateway.curl().arg("--http1.0");
+    let answer = curl.arg(web.url("/echo")).go().expect(200);
+
+    assert!(answer.text().starts_with("GET /echo "), "{}", answer.text());
+}
+
+#[test]
 fn what_a_client_claims_of_itself_is_dropped() {
     let web = Web::start();
 
