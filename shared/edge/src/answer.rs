@@ -1,8 +1,10 @@
 //! What of a session's answer reaches the client.
 //!
 //! A session may speak for itself and for nobody else: not for the domain above it, not for other sessions, and not
-//! for the gateway. `Location` and the `Path` of cookies are left alone: a session whose prefix is taken off learns it
-//! from `X-Forwarded-Prefix` and has to use it.
+//! for the gateway. `Location` is left alone: a session whose prefix is taken off learns it from `X-Forwarded-Prefix` and
+//! has to use it.
+
+use std::borrow::Cow;
 
 use http::header::{
     ALT_SVC, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SET_COOKIE,
@@ -48,14 +50,14 @@ pub(crate) fn filter_fields(headers: &mut HeaderMap, prefix: Option<&str>) {
     fields::strip_answer(headers);
     headers.remove(ALT_SVC);
     headers.remove(PUBLIC_KEY_PINS);
-    filter_cookies(headers);
+    filter_cookies(headers, prefix);
     filter_security(headers, prefix.is_some());
     filter_clearing(headers, prefix.is_some());
     filter_workers(headers, prefix);
 }
 
-/// Cookies are for the answering host alone, and never ours.
-fn filter_cookies(headers: &mut HeaderMap) {
+/// Cookies are for the answering host alone, there for what is below `prefix`, and never ours.
+fn filter_cookies(headers: &mut HeaderMap, prefix: Option<&str>) {
     let given: Vec<HeaderValue> = headers.get_all(SET_COOKIE).iter().cloned().collect();
     headers.remove(SET_COOKIE);
     for cookie in given {
@@ -65,17 +67,41 @@ fn filter_cookies(headers: &mut HeaderMap) {
             continue;
         }
         let is_domain = |part: &[u8]| credential::name_of(part).eq_ignore_ascii_case(b"domain");
-        if !parts.clone().any(is_domain) {
+        let moved = |part: &[u8]| prefix.and_then(|prefix| below(prefix, part));
+        if !parts
+            .clone()
+            .any(|part| is_domain(part) || moved(part).is_some())
+        {
             headers.append(SET_COOKIE, cookie);
             continue;
         }
-        let kept: Vec<&[u8]> = std::iter::once(pair)
-            .chain(parts.filter(|part| !is_domain(part)))
+        let kept: Vec<Cow<'_, [u8]>> = std::iter::once(pair.into())
+            .chain(
+                parts
+                    .filter(|part| !is_domain(part))
+                    .map(|part| moved(part).map_or(part.into(), Cow::Owned)),
+            )
             .collect();
         if let Ok(cookie) = HeaderValue::from_bytes(&kept.join(&b';')) {
             headers.append(SET_COOKIE, cookie);
         }
     }
+}
+
+/// The attribute in place of a `Path` that leads outside `prefix`. One that is no path means the folder of the request
+/// (RFC 6265 §5.2.4), which is inside.
+fn below(prefix: &str, attribute: &[u8]) -> Option<Vec<u8>> {
+    let equals = attribute.iter().position(|byte| *byte == b'=')?;
+    let (name, value) = attribute.split_at_checked(equals)?;
+    let path = value.get(1..)?.trim_ascii();
+    if !name.trim_ascii().eq_ignore_ascii_case(b"path") || !path.starts_with(b"/") {
+        return None;
+    }
+    let inside = path.strip_prefix(prefix.as_bytes());
+    if inside.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/")) {
+        return None;
+    }
+    Some([b" Path=", prefix.as_bytes(), path].concat())
 }
 
 /// HSTS (RFC 6797) is the gateway's on a shared origin; on an origin of its own a session speaks without its
@@ -170,8 +196,33 @@ mod tests {
                 PATH,
                 "set-cookie",
                 "a=1; Path=/; Secure",
-                Some("a=1; Path=/; Secure"),
+                Some("a=1; Path=/s/web/; Secure"),
             ),
+            (
+                PATH,
+                "set-cookie",
+                "a=1; Domain=x; path = /s/keep ; Path=/s/webx",
+                Some("a=1; Path=/s/web/s/keep; Path=/s/web/s/webx"),
+            ),
+            (
+                PATH,
+                "set-cookie",
+                "a=1;Path=/s/web",
+                Some("a=1;Path=/s/web"),
+            ),
+            (
+                PATH,
+                "set-cookie",
+                "a=1; Path=/s/web/app; HttpOnly",
+                Some("a=1; Path=/s/web/app; HttpOnly"),
+            ),
+            (
+                PATH,
+                "set-cookie",
+                "a=1; Path=; Path",
+                Some("a=1; Path=; Path"),
+            ),
+            (HOST, "set-cookie", "a=1; Path=/", Some("a=1; Path=/")),
             (
                 HOST,
                 "set-cookie",

@@ -123,7 +123,10 @@ async fn a_session_cannot_speak_for_others() {
         .fetch("GET /s/web/cookies HTTP/1.1\r\nHost: gw.test\r\n\r\n")
         .await;
 
-    assert!(answer.contains("set-cookie: a=1; Path=/\r\n"), "{answer}");
+    assert!(
+        answer.contains("set-cookie: a=1; Path=/s/web/\r\n"),
+        "{answer}"
+    );
     assert!(
         !answer.contains("evil") && !answer.contains("alt-svc"),
         "{answer}"
