@@ -51,6 +51,7 @@ impl Watched {
             .gateway
             .wait_for_line(&["sallyport::access", id, &address]);
         assert!(line.contains(status) && line.contains("cause"), "{line}");
+        assert!(status != "421" || line.contains("evil.example"), "{line}");
     }
 
     /// The recorder works: a good request arrives, and is the only thing that ever did.

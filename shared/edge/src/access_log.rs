@@ -4,12 +4,17 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use http::header::{HOST, HeaderValue};
+use http::request::Parts;
 use http::{Method, StatusCode, Version};
 use sallyport_splice::Meter;
 use sallyport_wire::{Code, SessionId};
 use tokio::time::Instant;
 
 use crate::opener::Way;
+
+/// Most bytes that are kept of a host that is none; a DNS name with its port is no longer.
+const HOST_BYTES: usize = 260;
 
 /// What is known about one request; whoever still works on it holds it, and the last one to let go writes the line.
 ///
@@ -99,6 +104,16 @@ impl Record {
     pub(crate) fn routed(&self, host: &impl ToString, session: &SessionId) {
         let _first_stays = self.host.set(host.to_string());
         let _first_stays = self.session.set(session.clone());
+    }
+
+    /// Notes the host that was asked for and is not served, as it came: it may be the reason.
+    pub(crate) fn asked_for(&self, head: &Parts) {
+        let field = head.headers.get(HOST).map(HeaderValue::as_bytes);
+        let host = field.or_else(|| Some(head.uri.authority()?.as_str().as_bytes()));
+        if let Some(host) = host {
+            let asked = String::from_utf8_lossy(host.get(..HOST_BYTES).unwrap_or(host));
+            let _first_stays = self.host.set(asked.into_owned());
+        }
     }
 
     /// Notes the way that is tried now; the last one is logged.

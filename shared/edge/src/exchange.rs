@@ -134,20 +134,21 @@ impl<O: Opener> Context<O> {
         let upgrade = head.extensions.remove::<OnUpgrade>();
         self.expect_unused::<S>(upgrade.clone());
         let canonical =
-            Canonical::from_head(&head, body.is_end_stream(), &self.client, &self.limits)?;
-        let (session, prefix) =
-            match self
-                .sites
-                .route(&canonical.host, &canonical.path, self.client.local.ip())?
-            {
-                Route::Root => return self.root(&head).map(Outcome::Own),
-                Route::Slash(location) => return Ok(Outcome::Own(reply::redirect(&location))),
-                Route::Session {
-                    session,
-                    prefix,
-                    target: _,
-                } => (session, prefix),
-            };
+            Canonical::from_head(&head, body.is_end_stream(), &self.client, &self.limits)
+                .inspect_err(|_refused| record.asked_for(&head))?;
+        let route = self
+            .sites
+            .route(&canonical.host, &canonical.path, self.client.local.ip())
+            .inspect_err(|_refused| record.asked_for(&head))?;
+        let (session, prefix) = match route {
+            Route::Root => return self.root(&head).map(Outcome::Own),
+            Route::Slash(location) => return Ok(Outcome::Own(reply::redirect(&location))),
+            Route::Session {
+                session,
+                prefix,
+                target: _,
+            } => (session, prefix),
+        };
         record.routed(&canonical.host, &session);
         let routed = self.routed(canonical, &session, prefix, record).await?;
         match (&routed.request.websocket, upgrade) {
