@@ -92,9 +92,10 @@ pub fn certificate(cert: &Path, key: &Path, reader: u32) -> Result<Identity, Fil
     };
     let chain = std::fs::read(cert).map_err(|cause| {
         let path = cert.to_owned();
-        match cause.kind() {
-            ErrorKind::PermissionDenied => FilesError::Unreadable { path, reader },
-            _ => FilesError::Io { path, cause },
+        if cause.kind() == ErrorKind::PermissionDenied {
+            FilesError::Unreadable { path, reader }
+        } else {
+            FilesError::Io { path, cause }
         }
     })?;
     Identity::check_chain(&chain).map_err(fault(cert))?;
@@ -144,19 +145,22 @@ pub fn pinned(config: &Config, identity: &Identity) -> Result<(), FilesError> {
 pub fn keys(config: &Config) -> Result<GatewayFile, FilesError> {
     let reader = reader(config)?;
     let file = GatewayFile::load_of(&config.gateway_file, reader);
-    file.map_err(|error| match error {
-        GatewayFileError::File(error) => secret_fault(error, reader),
-        error => FilesError::Keys(error),
+    file.map_err(|error| {
+        if let GatewayFileError::File(error) = error {
+            return secret_fault(error, reader);
+        }
+        FilesError::Keys(error)
     })
 }
 
 fn secret_fault(error: FileError, reader: u32) -> FilesError {
-    match error {
-        FileError::Io { path, cause } if cause.kind() == ErrorKind::PermissionDenied => {
-            FilesError::Unreadable { path, reader }
-        }
-        error => FilesError::Secret(error),
+    if let FileError::Io { path, cause } = &error
+        && cause.kind() == ErrorKind::PermissionDenied
+    {
+        let path = path.clone();
+        return FilesError::Unreadable { path, reader };
     }
+    FilesError::Secret(error)
 }
 
 /// Whose files the gateway reads: those of the account that it becomes, also for root who checks them.

@@ -13,7 +13,7 @@ use sallyport_gateway::figures::Figures;
 use sallyport_gateway::files;
 use sallyport_gateway::hub::{Hub, Parts};
 use sallyport_gateway::init::{self, InitArgs};
-use sallyport_gateway::keys::{self, AddArgs, KeyArgs, KeyCommand, KeysDone};
+use sallyport_gateway::keys::{self, AddArgs, KeyArgs, KeyCommand};
 use sallyport_gateway::names::{Binding, Names, NodeKey};
 use sallyport_gateway::newcomers::Newcomers;
 use sallyport_gateway::open::{Opened, Passage, Want};
@@ -95,11 +95,10 @@ impl Gateway {
         });
         let file = self.config().gateway_file;
         let now = std::time::SystemTime::now().into();
-        let done = keys::run(&KeyArgs { command }, &file, now, &mut sink()).expect("a key");
-        let KeysDone::Added(kid) = done else {
-            panic!("{done:?}")
-        };
-        (GatewayFile::load(&out).expect("the file for nodes"), kid)
+        keys::run(&KeyArgs { command }, &file, now, &mut sink()).expect("a key");
+        let given = GatewayFile::load(&out).expect("the file for nodes");
+        let kid = given.keys.first().expect("the key alone").kid.clone();
+        (given, kid)
     }
 
     /// Binds a node's name beforehand: at the first hello it would be written with a thread of its own, and no clock
