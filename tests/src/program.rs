@@ -48,6 +48,13 @@ impl Program {
         self.start_prepared(|_command| {});
     }
 
+    /// Starts it without the lines that only a test wants, as it would run anywhere else.
+    pub fn start_quietly(&mut self) {
+        self.start_prepared(|command| {
+            command.env("LOGLEVEL", "info");
+        });
+    }
+
     /// Starts it after `prepare`.
     pub fn start_prepared(&mut self, prepare: impl FnOnce(&mut Command)) {
         let binary = binary(self.name);

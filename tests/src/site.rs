@@ -224,6 +224,15 @@ impl Gateway {
         })
     }
 
+    /// Numbers of the tunnels that are up.
+    #[must_use]
+    pub fn tunnels(&self) -> Vec<u64> {
+        let status = self.status().unwrap_or_default();
+        let tunnels = status.get("tunnels").and_then(Value::as_array).cloned();
+        let id = |tunnel: &Value| tunnel.get("id").and_then(Value::as_u64);
+        tunnels.unwrap_or_default().iter().filter_map(id).collect()
+    }
+
     /// A curl call that trusts its certificate.
     #[must_use]
     pub fn curl(&self) -> Curl {

@@ -11,7 +11,6 @@ use sallyport_tests::service::Nginx;
 use sallyport_tests::{Gateway, HandMade, Port, Relay, Site, eventually};
 use sallyport_wire::Code;
 use sallyport_wire::message::{Head, Kind};
-use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 /// A gateway with a raw port that leads to `target`, and a relay with these settings.
@@ -84,21 +83,13 @@ fn carries(stream: &mut TcpStream) -> bool {
     }
 }
 
-/// Numbers of the tunnels that are up.
-fn tunnels(gateway: &Gateway) -> Vec<u64> {
-    let status = gateway.status().unwrap_or_default();
-    let tunnels = status.get("tunnels").and_then(Value::as_array).cloned();
-    let id = |tunnel: &Value| tunnel.get("id").and_then(Value::as_u64);
-    tunnels.unwrap_or_default().iter().filter_map(id).collect()
-}
-
 #[test]
 fn streams_beyond_the_cap_are_refused_and_the_tunnel_stays() {
     for transport in ["tls", "quic"] {
         for cap in ["streams_per_tunnel = 2", "streams = 2"] {
             let settings = format!("transport = \"{transport}\"\ntunnels = 1\n[limits]\n{cap}\n");
             let limited = limited(&settings, echo());
-            let before = tunnels(&limited.gateway);
+            let before = limited.gateway.tunnels();
             assert_eq!(before.len(), 1);
             let mut open = [connect(limited.port), connect(limited.port)];
             assert!(open.iter_mut().all(carries), "{transport} {cap}");
@@ -122,7 +113,7 @@ fn streams_beyond_the_cap_are_refused_and_the_tunnel_stays() {
                 assert!(open.iter_mut().all(carries), "{transport} {cap}");
                 thread::sleep(Duration::from_millis(50));
             }
-            assert_eq!(tunnels(&limited.gateway), before, "{transport} {cap}");
+            assert_eq!(limited.gateway.tunnels(), before, "{transport} {cap}");
 
             let [first, _second] = open;
             drop(first);
