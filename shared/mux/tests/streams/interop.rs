@@ -33,7 +33,7 @@ async fn echo_theirs(mut connection: Theirs) {
     }
 }
 
-async fn echo_ours(end: &End) {
+pub(crate) async fn echo_ours(end: &End) {
     while let Some(stream) = end.accept().await {
         tokio::spawn(async move {
             let (mut reader, mut writer) = tokio::io::split(stream);
@@ -54,6 +54,11 @@ async fn asked_by_us(sizes: Vec<usize>, room: usize, role: Role) {
         Role::Server => yamux::Mode::Client,
     };
     tokio::spawn(echo_theirs(theirs(there, mode)));
+    ask_ours(&ours, sizes).await;
+}
+
+/// Opens a stream for each size, sends as many bytes and expects them back.
+pub(crate) async fn ask_ours(ours: &End, sizes: Vec<usize>) {
     let tasks: Vec<_> = sizes
         .into_iter()
         .map(|size| {

@@ -1,4 +1,4 @@
-//! Streams between two ends: both ours, or one of the yamux crate.
+//! Streams between two ends: both ours, or one of the yamux crate or of hashicorp's yamux.
 #![expect(
     clippy::expect_used,
     clippy::disallowed_methods,
@@ -6,6 +6,7 @@
 )]
 
 mod ends;
+mod hashicorp;
 mod interop;
 mod limits;
 mod sending;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sallyport_mux::{Arrivals, Broken, Mux, Role, Settings, Stream, StreamError, connection};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, duplex};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
@@ -14,7 +14,10 @@ pub(crate) struct End {
     pub(crate) driver: JoinHandle<Broken>,
 }
 
-pub(crate) fn end(io: DuplexStream, role: Role, settings: Settings) -> End {
+pub(crate) fn end<S>(io: S, role: Role, settings: Settings) -> End
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let io = BufReader::with_capacity(64 * 1024, io);
     let (mux, arrivals, mut driver) = connection(io, role, settings);
     let driver = tokio::spawn(async move { driver.run().await });
