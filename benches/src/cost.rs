@@ -3,7 +3,7 @@
 use std::fs;
 use std::ops::{Add, Sub};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A process whose use counts, with all that it started.
 #[derive(Debug, Clone)]
@@ -15,7 +15,7 @@ pub struct Process {
 }
 
 /// Seconds of processor time.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Cpu {
     /// In the program itself.
     pub user: f64,

@@ -9,6 +9,8 @@ use crate::cli::Cli;
 use crate::host::Host;
 use crate::origin::Origin;
 
+const MIB: u64 = 1024 * 1024;
+
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
@@ -27,21 +29,35 @@ pub struct Effort {
 }
 
 impl Effort {
+    /// What `make bench` makes.
+    pub const FULL: Self = Self {
+        every_peer: true,
+        rounds: 7,
+        bytes: 512 * MIB,
+        pings: Duration::from_secs(1),
+        opens: 2_000,
+        requests: Duration::from_secs(1),
+    };
+
+    /// What `make bench-quick` makes.
+    pub const QUICK: Self = Self {
+        every_peer: false,
+        rounds: 3,
+        bytes: 256 * MIB,
+        opens: 500,
+        ..Self::FULL
+    };
+
     /// What the command line asks for.
     #[must_use]
     pub fn of(cli: &Cli) -> Self {
-        let (rounds, mebibytes, pings, opens) = if cli.quick {
-            (3, 256, Duration::from_secs(1), 500)
-        } else {
-            (7, 512, Duration::from_secs(2), 2_000)
-        };
+        let usual = if cli.quick { Self::QUICK } else { Self::FULL };
         Self {
-            every_peer: !cli.quick,
-            rounds: cli.rounds.unwrap_or(rounds).max(1),
-            bytes: cli.mebibytes.unwrap_or(mebibytes).max(1) * 1024 * 1024,
-            pings,
-            opens,
-            requests: pings,
+            rounds: cli.rounds.unwrap_or(usual.rounds).max(1),
+            bytes: cli
+                .mebibytes
+                .map_or(usual.bytes, |mebibytes| mebibytes.max(1) * MIB),
+            ..usual
         }
     }
 }

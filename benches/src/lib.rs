@@ -13,6 +13,7 @@
 
 pub mod supervise;
 pub mod report;
+pub mod worker;
 pub mod rows;
 pub mod load;
 pub mod ways;

@@ -7,6 +7,7 @@ pub mod opens;
 pub mod idle;
 pub mod http;
 pub mod requests;
+pub mod traced;
 mod pace;
 
 pub use pace::Times;

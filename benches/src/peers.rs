@@ -21,6 +21,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("iperf3", &["--version"]),
     ("wrk", &["-v"]),
     ("h2load", &["--version"]),
+    ("strace", &["--version"]),
 ];
 
 /// A program, and its version if it is there.

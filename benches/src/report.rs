@@ -2,6 +2,7 @@
 
 mod markdown;
 mod picture;
+mod tried;
 
 use std::fs;
 use std::io;
@@ -9,6 +10,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use self::markdown::Beside;
+use self::tried::Tried;
 use crate::machine::Machine;
 use crate::peers::Peer;
 use crate::rows::Entry;
@@ -37,10 +40,10 @@ impl Report {
         markdown::write(self, None)
     }
 
-    /// Writes RESULTS.md, and a picture of each row into `pictures`.
+    /// Writes RESULTS.md, with what TRIED.md beside it says of each row, and a picture of each row into `pictures`.
     ///
     /// # Errors
-    /// If the folder is not writable.
+    /// If the folder is not writable, or TRIED.md not readable.
     pub fn write_to(&self, folder: &Path) -> io::Result<()> {
         let pictures = folder.join("pictures");
         fs::create_dir_all(&pictures)?;
@@ -50,10 +53,13 @@ impl Report {
                 fs::write(pictures.join(format!("{}.svg", row.id)), picture)?;
             }
         }
-        fs::write(
-            folder.join("RESULTS.md"),
-            markdown::write(self, Some("pictures")),
-        )
+        let tried = Tried::read(&folder.join("TRIED.md"))?;
+        let beside = Beside {
+            pictures: "pictures",
+            tried: &tried,
+        };
+        let text = markdown::write(self, Some(beside));
+        fs::write(folder.join("RESULTS.md"), text)
     }
 
     /// Writes all of it as JSON.

@@ -1,32 +1,31 @@
-//! Two processes: one measures, the other waits for it and for signals. Whatever ends the measuring, Ctrl-C or a
-//! fault, the waiting one ends what was started and removes what was written.
+//! One process for each row, and one that waits for it, for its deadline and for signals. However a row ends, what it
+//! started is ended and what it wrote is removed before the next one begins; its figures and its faults are its own.
 
+use std::fs;
+use std::io;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
-use rustix::process::{
-    Pid, Resource, Signal, WaitOptions, getpid, getrlimit, kill_process, set_child_subreaper,
-    setrlimit,
-};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper};
 use sallyport_tests::Wan;
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::process::Command;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tokio::time::sleep;
 
 use crate::cli::Cli;
 use crate::cost::Process;
-use crate::lab::{Effort, Lab};
+use crate::lab::Effort;
 use crate::machine::Machine;
 use crate::peers;
 use crate::progress::say;
 use crate::report::Report;
-use crate::rows::{ROWS, Row};
-
-/// Tells the measuring process its folder.
-const FOLDER: &str = "SALLYPORT_BENCH_FOLDER";
+use crate::rows::{Entry, ROWS, Row};
+use crate::worker;
 
 /// Runs the program.
 #[must_use]
@@ -36,41 +35,100 @@ pub fn main() -> ExitCode {
         say(&format!("there is no row {unknown}"));
         return ExitCode::from(2);
     }
-    match std::env::var_os(FOLDER) {
-        Some(folder) => measure(&cli, Path::new(&folder)),
-        None => supervise(),
+    match std::env::var_os(worker::FOLDER) {
+        Some(folder) => worker::measure(&cli, Path::new(&folder)),
+        None => supervise(&cli),
     }
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn supervise() -> ExitCode {
-    // What the measuring process leaves behind becomes a child of this one.
+async fn supervise(cli: &Cli) -> ExitCode {
+    // What a measuring process leaves behind becomes a child of this one.
     set_child_subreaper(Some(getpid())).expect("the kernel gives orphans to us");
     let folder = TempDir::with_prefix("sallyport-bench-").expect("a temporary folder");
-    let mut interrupted = signal(SignalKind::interrupt()).expect("signals can be watched");
-    let mut terminated = signal(SignalKind::terminate()).expect("signals can be watched");
+    let mut stop = Stop::new().expect("signals can be watched");
+    let effort = Effort::of(cli);
+    let mut report = empty(effort);
+    for row in wanted(cli) {
+        let begun = Instant::now();
+        say(&format!("{}: {}", row.id, row.title));
+        let Some(entry) = one(row, folder.path(), effort, &mut stop).await else {
+            say("interrupted: nothing is written");
+            return ExitCode::FAILURE;
+        };
+        let time = begun.elapsed().as_secs();
+        match &entry.found {
+            Ok(_) => say(&format!("{} took {time} s", row.id)),
+            Err(why) => say(&format!("{} failed after {time} s: {why}", row.id)),
+        }
+        report.rows.push(entry);
+    }
+    publish(&report, cli)
+}
+
+/// The signals that end the benchmark.
+struct Stop {
+    interrupted: Stream,
+    terminated: Stream,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupted: signal(SignalKind::interrupt())?,
+            terminated: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupted.recv() => {}
+            _ = self.terminated.recv() => {}
+        }
+    }
+}
+
+/// Measures a row in a process of its own. None if a signal came first.
+async fn one(row: &Row, parent: &Path, effort: Effort, stop: &mut Stop) -> Option<Entry> {
+    let folder = parent.join(row.id);
+    fs::create_dir(&folder).expect("the temporary folder is writable");
+    let mut worker = start(&folder);
+    let id = worker.id().expect("it was just started");
+    let within = row.deadline(effort);
+    let ended = tokio::select! {
+        ended = worker.wait() => Some(Ok(ended)),
+        () = sleep(within) => Some(Err(within)),
+        () = stop.asked() => None,
+    };
+    if !matches!(ended, Some(Ok(_))) {
+        worker.kill().await.expect("our own child");
+    }
+    end_orphans();
+    Wan::remove_of(id);
+    let entry = ended.map(|ended| worker::found(&folder).unwrap_or_else(|| row.failed(why(ended))));
+    // A file that is still being written when its writer is ended may hold this up; the whole folder goes at the end.
+    drop(fs::remove_dir_all(&folder));
+    entry
+}
+
+fn start(folder: &Path) -> Child {
     let mut worker = Command::new("setpriv");
     worker.args(["--pdeathsig", "KILL", "--"]);
     worker.arg(std::env::current_exe().expect("this program has a path"));
     worker
         .args(std::env::args_os().skip(1))
-        .env(FOLDER, folder.path());
-    let mut worker = worker.spawn().expect("setpriv is installed (util-linux)");
-    let id = worker.id().expect("it was just started");
-    let ended = tokio::select! {
-        ended = worker.wait() => Some(ended),
-        _ = interrupted.recv() => None,
-        _ = terminated.recv() => None,
-    };
-    if ended.is_none() {
-        say("interrupted");
-        worker.kill().await.expect("our own child");
-    }
-    end_orphans();
-    Wan::remove_of(id);
+        .env(worker::FOLDER, folder)
+        // Ctrl-C on a terminal is for this process, which knows what to clear away.
+        .process_group(0);
+    worker.spawn().expect("setpriv is installed (util-linux)")
+}
+
+/// Why a row has no figures.
+fn why(ended: Result<io::Result<ExitStatus>, Duration>) -> String {
     match ended {
-        Some(Ok(status)) if status.success() => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+        Ok(Ok(status)) => format!("its process ended: {status}"),
+        Ok(Err(error)) => format!("its process was lost: {error}"),
+        Err(within) => format!("ended after its deadline of {} s", within.as_secs()),
     }
 }
 
@@ -89,45 +147,36 @@ fn end_orphans() {
     }
 }
 
-fn measure(cli: &Cli, folder: &Path) -> ExitCode {
-    take_all_descriptors();
-    let lab = Lab::new(Effort::of(cli), folder);
+/// A report without rows yet.
+fn empty(effort: Effort) -> Report {
     let date = OffsetDateTime::now_utc()
         .replace_nanosecond(0)
         .expect("zero is a nanosecond");
-    let mut report = Report {
+    Report {
         date: date.format(&Rfc3339).expect("a date"),
         command: command(),
-        rounds: lab.effort.rounds,
+        rounds: effort.rounds,
         machine: Machine::look(),
         peers: peers::all(),
         rows: Vec::new(),
-    };
-    report.rows = wanted(cli).map(|row| row.measure(&lab)).collect();
+    }
+}
+
+fn publish(report: &Report, cli: &Cli) -> ExitCode {
     print(&report.text());
     if let Some(file) = &cli.json {
-        report
-            .write_json(file)
-            .expect("the file of --json is writable");
+        let written = report.write_json(file);
+        written.expect("the file of --json is writable");
     }
     if let Some(folder) = &cli.out {
-        report
-            .write_to(folder)
-            .expect("the folder of --out is writable");
+        let written = report.write_to(folder);
+        written.expect("the folder of --out is writable");
     }
-    let whole = report.rows.iter().all(|row| row.found.is_ok());
-    if whole {
+    if report.rows.iter().all(|row| row.found.is_ok()) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
-}
-
-/// Thousands of clients are in this process.
-fn take_all_descriptors() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).expect("up to the hard limit anyone may go");
 }
 
 fn wanted(cli: &Cli) -> impl Iterator<Item = &'static Row> {

@@ -30,7 +30,11 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// May depend on everything; only the benchmark depends on one of them, the tests.
-const BESIDE: &[&str] = &["sallyport-benches", "sallyport-tests"];
+const BESIDE: &[&str] = &[
+    "sallyport-benches",
+    "sallyport-plain-quinn",
+    "sallyport-tests",
+];
 
 /// Where the crates stand whose modules are read top to bottom.
 const READ_IN_ORDER: &[&str] = &[

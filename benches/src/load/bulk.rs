@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::lab::Lab;
 use crate::origin::{DONE, GIVE, TAKE};
 use crate::pattern;
 use crate::ways::Running;
@@ -93,27 +92,17 @@ impl Bulk {
     }
 }
 
-/// Bits a second of one stream, taken over `time` after `settle`.
+/// Bits a second that one stream gives back while `work` is done, which begins after `settle`, and what `work` returned.
 ///
 /// # Panics
 /// If the stream breaks.
-#[must_use]
-pub fn timed(
-    lab: &Lab,
-    way: &Running,
-    direction: Direction,
-    (settle, time): (Duration, Duration),
-) -> f64 {
-    beside(way, direction, |received| {
-        let moved = || match direction {
-            Direction::Up => lab.origin.taken(),
-            Direction::Down => received.load(Ordering::Relaxed),
-        };
+pub fn counted<T>(way: &Running, settle: Duration, work: impl FnOnce() -> T) -> (f64, T) {
+    beside(way, Direction::Down, |received| {
         thread::sleep(settle);
-        let (begun, before) = (Instant::now(), moved());
-        thread::sleep(time);
-        let bytes = moved() - before;
-        to_f64(bytes) * 8.0 / begun.elapsed().as_secs_f64()
+        let (begun, before) = (Instant::now(), received.load(Ordering::Relaxed));
+        let done = work();
+        let bytes = received.load(Ordering::Relaxed) - before;
+        (to_f64(bytes) * 8.0 / begun.elapsed().as_secs_f64(), done)
     })
 }
 
@@ -141,6 +130,17 @@ pub fn beside<T>(way: &Running, direction: Direction, work: impl FnOnce(&AtomicU
         moved.unwrap_or_else(|error| panic!("{}: {error}", way.name()));
         done
     })
+}
+
+/// A stream that is given bytes without end, of which nobody reads any.
+///
+/// # Panics
+/// If the stream breaks.
+#[must_use]
+pub fn unread(way: &Running) -> TcpStream {
+    let mut stream = way.connect();
+    ask(&mut stream, GIVE, u64::MAX).expect("a new stream takes a few bytes");
+    stream
 }
 
 /// Stops the stream however its neighbour's work ends.

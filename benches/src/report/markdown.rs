@@ -3,22 +3,32 @@
 use std::fmt::{self, Write};
 
 use super::Report;
-use crate::outcome::{Cost, Goal, Metric, Outcome};
+use super::tried::Tried;
+use crate::outcome::{Cost, Goal, Grid, Metric, Outcome};
 use crate::rows::Entry;
 use crate::stats;
 
-/// Writes it, with pictures from a folder beside it if there is one.
-pub(super) fn write(report: &Report, pictures: Option<&str>) -> String {
+/// What stands beside a report in its folder.
+#[derive(Clone, Copy)]
+pub(super) struct Beside<'f> {
+    /// Folder of the pictures.
+    pub(super) pictures: &'f str,
+    /// What was tried.
+    pub(super) tried: &'f Tried,
+}
+
+/// Writes it, with what stands beside it if it is for a folder.
+pub(super) fn write(report: &Report, beside: Option<Beside<'_>>) -> String {
     let mut text = String::new();
-    whole(&mut text, report, pictures).expect("a string takes all that is written");
+    whole(&mut text, report, beside).expect("a string takes all that is written");
     text
 }
 
-fn whole(out: &mut String, report: &Report, pictures: Option<&str>) -> fmt::Result {
+fn whole(out: &mut String, report: &Report, beside: Option<Beside<'_>>) -> fmt::Result {
     head(out, report)?;
     summary(out, &report.rows)?;
     for row in &report.rows {
-        entry(out, row, pictures)?;
+        entry(out, row, (report.rounds, beside))?;
     }
     Ok(())
 }
@@ -29,7 +39,8 @@ fn head(out: &mut String, report: &Report) -> fmt::Result {
     writeln!(
         out,
         "Ratios inside one run are what counts: a ratio is the median of the ratios of each round, and figures of \
-         different runs or machines are not comparable. `lowest – highest` is the spread over {} rounds.\n",
+         different runs or machines are not comparable. `lowest – highest` is the spread over the rounds, of which there \
+         are {} where a table does not say otherwise.\n",
         report.rounds
     )?;
     writeln!(out, "| | |\n| --- | --- |")?;
@@ -60,7 +71,7 @@ fn summary(out: &mut String, rows: &[Entry]) -> fmt::Result {
             Ok(found) => found
                 .goals
                 .iter()
-                .try_for_each(|found| goal(out, row.id, found))?,
+                .try_for_each(|found| goal(out, &row.id, found))?,
             Err(why) => writeln!(
                 out,
                 "| {} | | not measured: {} | | |",
@@ -92,24 +103,33 @@ fn goal(out: &mut String, id: &str, goal: &Goal) -> fmt::Result {
     )
 }
 
-fn entry(out: &mut String, row: &Entry, pictures: Option<&str>) -> fmt::Result {
+fn entry(
+    out: &mut String,
+    row: &Entry,
+    (usual, beside): (usize, Option<Beside<'_>>),
+) -> fmt::Result {
     writeln!(out, "## {}: {}\n", row.id, row.title)?;
     match &row.found {
         Ok(found) => {
-            if let Some(folder) = pictures {
-                writeln!(out, "![{}]({folder}/{}.svg)\n", row.title, row.id)?;
+            if let Some(Beside { pictures, .. }) = beside {
+                writeln!(out, "![{}]({pictures}/{}.svg)\n", row.title, row.id)?;
             }
-            outcome(out, found)
+            outcome(out, found, usual)?;
         }
-        Err(why) => writeln!(out, "Not measured: {}\n", one_line(why)),
+        Err(why) => writeln!(out, "Not measured: {}\n", one_line(why))?,
+    }
+    match beside.and_then(|beside| beside.tried.of(&row.id)) {
+        Some(tried) => writeln!(out, "What was tried:\n\n{tried}\n"),
+        None => Ok(()),
     }
 }
 
-fn outcome(out: &mut String, found: &Outcome) -> fmt::Result {
+fn outcome(out: &mut String, found: &Outcome, usual: usize) -> fmt::Result {
     found
         .metrics
         .iter()
-        .try_for_each(|found| metric(out, found))?;
+        .try_for_each(|found| metric(out, found, usual))?;
+    found.grids.iter().try_for_each(|found| grid(out, found))?;
     costs(out, found)?;
     for note in &found.notes {
         writeln!(out, "- {note}")?;
@@ -117,9 +137,14 @@ fn outcome(out: &mut String, found: &Outcome) -> fmt::Result {
     writeln!(out)
 }
 
-fn metric(out: &mut String, metric: &Metric) -> fmt::Result {
+fn metric(out: &mut String, metric: &Metric, usual: usize) -> fmt::Result {
     let reference = metric.reference.as_deref().unwrap_or_default();
     let peer = metric.of(reference);
+    let rounds = metric.series.iter().map(|series| series.values.len());
+    let name = match rounds.max() {
+        Some(rounds) if rounds != usual => format!("{} ({rounds} {})", metric.name, plural(rounds)),
+        Some(_) | None => metric.name.clone(),
+    };
     let (title, rule) = if peer.is_empty() {
         (String::new(), "")
     } else {
@@ -127,8 +152,8 @@ fn metric(out: &mut String, metric: &Metric) -> fmt::Result {
     };
     writeln!(
         out,
-        "| {} | {} | lowest – highest |{title}",
-        metric.name, metric.unit
+        "| {name} | {} | lowest – highest |{title}",
+        metric.unit
     )?;
     writeln!(out, "| --- | ---: | ---: |{rule}")?;
     for series in &metric.series {
@@ -144,6 +169,37 @@ fn metric(out: &mut String, metric: &Metric) -> fmt::Result {
             number(stats::median(values)),
             number(stats::least(values)),
             number(stats::most(values)),
+        )?;
+    }
+    writeln!(out)
+}
+
+/// Conditions below each other, ways side by side; beside a way's figure what it is of the way that others are divided by.
+fn grid(out: &mut String, grid: &Grid) -> fmt::Result {
+    let ways = grid.ways();
+    writeln!(
+        out,
+        "| {}, {} | {} |",
+        grid.name,
+        grid.unit,
+        ways.join(" | ")
+    )?;
+    writeln!(out, "| --- |{}", " ---: |".repeat(ways.len()))?;
+    for line in &grid.lines {
+        let reference = line.reference.as_deref().unwrap_or_default();
+        let cells = ways.iter().map(|way| match stats::median(line.of(way)) {
+            none if none.is_nan() => "–".to_owned(),
+            found if *way == reference || reference.is_empty() => number(found),
+            found => {
+                let ratio = stats::median(&stats::ratios(line.of(way), line.of(reference)));
+                format!("{} ({} ×)", number(found), number(ratio))
+            }
+        });
+        writeln!(
+            out,
+            "| {} | {} |",
+            line.name,
+            cells.collect::<Vec<_>>().join(" | ")
         )?;
     }
     writeln!(out)
@@ -169,6 +225,10 @@ fn costs(out: &mut String, found: &Outcome) -> fmt::Result {
         )?;
     }
     writeln!(out)
+}
+
+const fn plural(rounds: usize) -> &'static str {
+    if rounds == 1 { "round" } else { "rounds" }
 }
 
 /// With three digits that say something.

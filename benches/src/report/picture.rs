@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::markdown::number;
-use crate::outcome::{Metric, Outcome, Series};
+use crate::outcome::{Grid, Metric, Outcome, Series};
 use crate::stats;
 
 const WIDTH: u32 = 860;
@@ -20,7 +20,14 @@ pub(super) fn draw(title: &str, found: &Outcome) -> String {
 }
 
 fn whole(out: &mut String, title: &str, found: &Outcome) -> fmt::Result {
-    let height = TITLE + found.metrics.iter().map(height_of).sum::<f64>();
+    let of_grids = found.grids.iter().flat_map(panels);
+    let panels: Vec<_> = found
+        .metrics
+        .iter()
+        .map(Panel::of)
+        .chain(of_grids)
+        .collect();
+    let height = TITLE + panels.iter().map(Panel::height).sum::<f64>();
     writeln!(
         out,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height:.0}\" \
@@ -29,25 +36,48 @@ fn whole(out: &mut String, title: &str, found: &Outcome) -> fmt::Result {
         escaped(title)
     )?;
     let mut top = TITLE;
-    for metric in &found.metrics {
-        panel(out, top, metric)?;
-        top += height_of(metric);
+    for one in &panels {
+        panel(out, top, one)?;
+        top += one.height();
     }
     writeln!(out, "</svg>")
 }
 
-fn height_of(metric: &Metric) -> f64 {
-    let lines = u32::try_from(metric.series.len()).unwrap_or(u32::MAX);
-    f64::from(lines) * LINE + 40.0
+/// Bars with a common scale.
+struct Panel<'o> {
+    title: String,
+    metric: &'o Metric,
 }
 
-fn panel(out: &mut String, top: f64, metric: &Metric) -> fmt::Result {
+impl<'o> Panel<'o> {
+    fn of(metric: &'o Metric) -> Self {
+        Self {
+            title: format!("{}, {}", metric.name, metric.unit),
+            metric,
+        }
+    }
+
+    fn height(&self) -> f64 {
+        let lines = u32::try_from(self.metric.series.len()).unwrap_or(u32::MAX);
+        f64::from(lines) * LINE + 40.0
+    }
+}
+
+/// One for each condition.
+fn panels(grid: &Grid) -> impl Iterator<Item = Panel<'_>> {
+    grid.lines.iter().map(|metric| Panel {
+        title: format!("{}, {}: {}", grid.name, grid.unit, metric.name),
+        metric,
+    })
+}
+
+fn panel(out: &mut String, top: f64, panel: &Panel<'_>) -> fmt::Result {
+    let metric = panel.metric;
     writeln!(
         out,
-        "<text x=\"12\" y=\"{:.0}\" fill=\"#444\">{}, {}</text>",
+        "<text x=\"12\" y=\"{:.0}\" fill=\"#444\">{}</text>",
         top + 16.0,
-        escaped(&metric.name),
-        escaped(metric.unit)
+        escaped(&panel.title)
     )?;
     let highest = metric
         .series

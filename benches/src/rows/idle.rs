@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -70,7 +69,7 @@ fn at_most(text: &str, metric: &Metric, of: &str, most: f64) -> Goal {
     Goal {
         text: text.to_owned(),
         values: metric.of(of).to_vec(),
-        unit: metric.unit,
+        unit: metric.unit.clone(),
         wanted: Wanted::AtMost(most),
     }
 }
@@ -96,9 +95,7 @@ fn starts(lab: &Lab) -> Vec<f64> {
 
 fn start(gateway: &mut Gateway) -> f64 {
     let begun = Instant::now();
-    gateway.start_prepared(|command: &mut Command| {
-        command.env("LOGLEVEL", "info");
-    });
+    gateway.start_quietly();
     while TcpStream::connect((Ipv4Addr::LOCALHOST, gateway.port())).is_err() {
         assert!(
             begun.elapsed() < Duration::from_secs(30),

@@ -70,7 +70,7 @@ fn added(metric: &Metric, text: &str) -> Goal {
     Goal {
         text: text.to_owned(),
         values: stats::by_round(ours, theirs, |ours, theirs| ours - theirs),
-        unit: "µs",
+        unit: "µs".into(),
         wanted: Wanted::AtMost(0.0),
     }
 }
@@ -163,7 +163,7 @@ fn undisturbed(way: &Running, found: &[Beside], (words, of): Column) -> Goal {
     Goal {
         text: format!("{}: p99 {words} ≤ p99 alone + 3 ms", way.name()),
         values: added.collect(),
-        unit: "ms",
+        unit: "ms".into(),
         wanted: Wanted::AtMost(3.0),
     }
 }

@@ -80,7 +80,7 @@ pub(super) fn of_idle_clients(lab: &Lab) -> Outcome {
                 [(&idle, "idle"), (&after, "30 s after a burst")].map(|(metric, when)| Goal {
                     text: format!("{}, {when}: gateway ≤ {most} KiB", way.name()),
                     values: metric.of(&name).to_vec(),
-                    unit: "KiB",
+                    unit: "KiB".into(),
                     wanted: Wanted::AtMost(most),
                 }),
             );

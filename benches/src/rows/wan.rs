@@ -1,13 +1,14 @@
 //! What is left of it when the gateway and the node are far apart.
 
+use std::thread;
 use std::time::Duration;
 
 use sallyport_tests::{Link, Wan};
 
 use crate::lab::Lab;
-use crate::load::bulk::{self, Direction};
-use crate::load::{iperf, opens, pings};
-use crate::outcome::{Goal, Metric, Outcome, Series, Wanted};
+use crate::load::bulk;
+use crate::load::{Times, iperf, opens, pings};
+use crate::outcome::{Goal, Grid, Metric, Outcome, Series, Wanted};
 use crate::peers;
 use crate::progress::say;
 use crate::rounds::rotate;
@@ -17,13 +18,19 @@ use crate::ways::{self, Running, Way};
 const IPERF: &str = "iperf3 on the link";
 
 /// Rounds take seconds here, so there are fewer.
-const MOST_ROUNDS: usize = 3;
+const MOST_ROUNDS: usize = 5;
 
 /// How long a stream runs before and while it is measured.
-const TIMES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(4));
+const TIMES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
 
 /// The same in the table.
 const SHORT_TIMES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
+
+/// How long small messages are sent alone there.
+const ALONE: Duration = Duration::from_millis(1_500);
+
+/// Time between two of them: more would be under way at once than a new TCP connection may send.
+const EVERY: Duration = Duration::from_millis(10);
 
 /// Streams of which the median of the first byte is taken.
 const OPENS: u32 = 20;
@@ -32,7 +39,7 @@ pub(super) fn lossy(lab: &Lab) -> Outcome {
     let link = link(50, 200e6, 0.01);
     let ways = [Way::Tls, Way::Quic, Way::PlainQuinn];
     over(lab, link, |lab| {
-        let (metric, mut outcome) = throughput(lab, &ways);
+        let (metric, mut outcome) = throughput(lab, &ways, SHORT_TIMES);
         let quic = Way::Quic.name();
         outcome.goals = vec![
             metric.ratio(
@@ -52,9 +59,9 @@ pub(super) fn lossy(lab: &Lab) -> Outcome {
 }
 
 pub(super) fn long_and_fast(lab: &Lab) -> Outcome {
-    let ways = [Way::Rathole, Way::Tls, Way::Quic];
+    let ways = [Way::Tls, Way::Quic];
     over(lab, link(100, 500e6, 0.0), |lab| {
-        let (metric, mut outcome) = throughput(lab, &ways);
+        let (metric, mut outcome) = throughput(lab, &ways, TIMES);
         let text = "one stream over TLS ≥ 0.9× iperf3 on the link";
         let goal = metric.ratio(text, (Way::Tls.name(), IPERF), Wanted::AtLeast(0.9));
         outcome.goals.push(goal);
@@ -91,7 +98,7 @@ pub(super) fn first_byte(lab: &Lab) -> Outcome {
                 .iter()
                 .map(|millis| millis / rtt)
                 .collect(),
-            unit: "×",
+            unit: "×".into(),
             wanted: Wanted::AtMost(1.05),
         };
         Outcome {
@@ -103,58 +110,108 @@ pub(super) fn first_byte(lab: &Lab) -> Outcome {
     })
 }
 
-pub(super) fn pings_beside_bulk(lab: &Lab) -> Outcome {
-    let ways = [Way::Rathole, Way::Tls, Way::Quic];
-    let time = lab.effort.pings;
-    over(lab, link(20, 100e6, 0.0), |lab| {
-        let (running, notes) = ways::start(lab, &ways);
-        let found = rotate(rounds(lab), &running, |_round, way| {
-            let alone = pings::run(way, time).p99 / 1e3;
-            let beside = bulk::beside(way, Direction::Down, |_| pings::run(way, time)).p99 / 1e3;
-            say(&format!(
-                "{}: p99 alone {alone:.1} ms, beside bulk {beside:.1} ms",
-                way.name()
-            ));
-            (alone, beside)
-        });
-        let column = |name: &str, of: fn(&(f64, f64)) -> f64| {
-            let mut metric = Metric::new(name, "ms").against(Way::Rathole.name());
-            for (way, found) in running.iter().zip(&found) {
-                metric.push(way.name(), found.iter().map(of).collect());
-            }
-            metric
-        };
-        Outcome {
-            metrics: vec![
-                column("99th percentile, alone", |(alone, _)| *alone),
-                column("99th percentile, beside bulk", |(_, beside)| *beside),
-            ],
-            notes,
-            ..Outcome::default()
-        }
-    })
-}
-
 /// One round of every delay and loss.
 pub(super) fn table(lab: &Lab) -> Outcome {
-    let mut whole = Outcome::default();
+    let mut outcome = Outcome {
+        grids: Column::ALL.map(Column::grid).into(),
+        ..Outcome::default()
+    };
     for delay in [20, 50, 100] {
         for loss in [0.0, 0.001, 0.01] {
             let name = format!("{delay} ms, {} % loss", loss * 100.0);
             say(&name);
-            let cell = laid(lab, link(delay, 100e6, loss), |lab| {
-                let ways = [Way::Tls, Way::Quic];
-                let (mut metric, mut outcome) = throughput_in(lab, &ways, (1, SHORT_TIMES));
+            let cell = laid(lab, link(delay, 100e6, loss), cell);
+            outcome.notes.extend(cell.notes);
+            for (grid, mut metric) in outcome.grids.iter_mut().zip(cell.metrics) {
                 name.clone_into(&mut metric.name);
-                outcome.metrics.push(metric);
-                outcome
-            });
-            whole.metrics.extend(cell.metrics);
-            whole.notes.extend(cell.notes);
+                grid.lines.push(metric);
+            }
         }
     }
-    whole.notes.dedup();
-    whole
+    outcome.notes.dedup();
+    outcome.notes.push(format!(
+        "There and back, and loss each way; a queue of one bandwidth-delay product. One round of each. What runs beside \
+         `{IPERF}` is a plain TCP connection of its own."
+    ));
+    outcome
+}
+
+/// What is found at one delay and loss.
+#[derive(Clone, Copy)]
+enum Column {
+    Throughput,
+    Alone,
+    Beside,
+}
+
+impl Column {
+    const ALL: [Self; 3] = [Self::Throughput, Self::Alone, Self::Beside];
+
+    const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Throughput => ("One stream, session → user", "Mbit/s"),
+            Self::Alone => ("64 bytes there and back, 99th percentile, alone", "ms"),
+            Self::Beside => ("The same beside that stream", "ms"),
+        }
+    }
+
+    fn grid(self) -> Grid {
+        let (name, unit) = self.words();
+        Grid::new(name, unit)
+    }
+
+    fn metric(self) -> Metric {
+        let (name, unit) = self.words();
+        let metric = Metric::new(name, unit);
+        match self {
+            Self::Throughput => metric.against(IPERF),
+            Self::Alone | Self::Beside => metric,
+        }
+    }
+}
+
+/// One metric for each column.
+fn cell(lab: &Lab) -> Outcome {
+    let (running, mut notes) = ways::start(lab, &[Way::Direct, Way::Tls, Way::Quic]);
+    let mut metrics = Column::ALL.map(Column::metric);
+    for way in &running {
+        let alone = pings::run_every(EVERY, way, ALONE).p99 / 1e3;
+        let (settle, time) = SHORT_TIMES;
+        let (name, rate, beside) = if way.way == Way::Direct {
+            if let Err(absent) = peers::find("iperf3") {
+                notes.push(absent);
+                continue;
+            }
+            let (rate, beside) = beside_iperf(lab, way);
+            (IPERF, rate, beside)
+        } else {
+            let (rate, beside) = bulk::counted(way, settle, || pings::run_every(EVERY, way, time));
+            (way.name(), rate, beside)
+        };
+        let (rate, beside) = (rate / 1e6, beside.p99 / 1e3);
+        say(&format!(
+            "{name}: {rate:.1} Mbit/s, p99 alone {alone:.1} ms, beside {beside:.1} ms"
+        ));
+        for (metric, value) in metrics.iter_mut().zip([rate, alone, beside]) {
+            metric.push(name, vec![value]);
+        }
+    }
+    Outcome {
+        metrics: metrics.into(),
+        notes,
+        ..Outcome::default()
+    }
+}
+
+/// iperf3 and, while it is measured, small messages on a connection of their own.
+fn beside_iperf(lab: &Lab, way: &Running) -> (f64, Times) {
+    let (settle, time) = SHORT_TIMES;
+    thread::scope(|scope| {
+        let filling = scope.spawn(|| iperf::run(lab, SHORT_TIMES));
+        thread::sleep(settle);
+        let beside = pings::run_every(EVERY, way, time);
+        (filling.join().expect("iperf3 is there"), beside)
+    })
 }
 
 /// A link with a queue of one bandwidth-delay product.
@@ -197,16 +254,9 @@ fn rounds(lab: &Lab) -> usize {
     lab.effort.rounds.min(MOST_ROUNDS)
 }
 
-fn throughput(lab: &Lab, ways: &[Way]) -> (Metric, Outcome) {
-    throughput_in(lab, ways, (rounds(lab), TIMES))
-}
-
 /// One stream from the session to the user on each way, and iperf3 in the same direction.
-fn throughput_in(
-    lab: &Lab,
-    ways: &[Way],
-    (rounds, times): (usize, (Duration, Duration)),
-) -> (Metric, Outcome) {
+fn throughput(lab: &Lab, ways: &[Way], times: (Duration, Duration)) -> (Metric, Outcome) {
+    let rounds = rounds(lab);
     let (running, notes) = ways::start(lab, ways);
     let mut subjects: Vec<Option<&Running>> = running.iter().map(Some).collect();
     if peers::find("iperf3").is_ok() {
@@ -214,7 +264,7 @@ fn throughput_in(
     }
     let found = rotate(rounds, &subjects, |round, way| {
         let (name, rate) = match way {
-            Some(way) => (way.name(), bulk::timed(lab, way, Direction::Down, times)),
+            Some(way) => (way.name(), timed(way, times)),
             None => (IPERF, iperf::run(lab, times)),
         };
         let mbit = rate / 1e6;
@@ -233,6 +283,11 @@ fn throughput_in(
         ..Outcome::default()
     };
     (metric, outcome)
+}
+
+/// Bits a second of one stream, taken over `time` after `settle`.
+fn timed(way: &Running, (settle, time): (Duration, Duration)) -> f64 {
+    bulk::counted(way, settle, || thread::sleep(time)).0
 }
 
 fn series(running: &[Running], found: Vec<Vec<f64>>) -> Vec<Series> {

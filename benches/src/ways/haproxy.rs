@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 
-use sallyport_tests::Port;
+use sallyport_tests::{Port, client_hello};
 
 use super::{Running, Way, ours};
 use crate::host::Host;
@@ -48,7 +48,7 @@ pub(super) fn start(way: Way, lab: &Lab) -> Result<Running, String> {
         .process("outer", outer)
         .process("inner", inner);
     let running = if by_name {
-        running.greeting(ours::client_hello(ours::BLIND))
+        running.greeting(client_hello(ours::BLIND))
     } else {
         running
     };

@@ -1,11 +1,8 @@
 //! Ours: one gateway, one relay, one tunnel.
 
 use std::net::SocketAddr;
-use std::process::Command;
-use std::sync::Arc;
 
-use rustls::ClientConnection;
-use sallyport_tests::{Gateway, Port, Relay, Site};
+use sallyport_tests::{Gateway, Port, Relay, Site, client_hello};
 
 use super::{Running, Way, nginx};
 use crate::cost::Process;
@@ -17,8 +14,8 @@ pub(super) const BLIND: &str = "blind.example.org";
 /// Session of web pages and WebSockets.
 const WEB: &str = "web";
 
-/// Streams that one tunnel over TLS takes, less some for those that are still being closed.
-const STREAMS_PER_TUNNEL: u32 = 450;
+/// Streams that one tunnel takes, less some for those that are still being closed.
+const STREAMS_PER_TUNNEL: u32 = 4_000;
 
 /// A raw port, a passthrough or a WebSocket that leads to the origin.
 pub(super) fn start(way: Way, lab: &Lab, clients: u32) -> Running {
@@ -81,7 +78,7 @@ impl Pair {
         if let Some(network) = lab.near.network() {
             gateway.enter(network);
         }
-        gateway.start_prepared(quietly);
+        gateway.start_quietly();
         gateway.wait_ready();
 
         let transport = if way == Way::Quic { "quic" } else { "tls" };
@@ -91,7 +88,7 @@ impl Pair {
         if let Some(network) = lab.far.network() {
             relay.enter(network);
         }
-        relay.start_prepared(quietly);
+        relay.start_quietly();
         gateway.wait_session(WEB);
         Self { gateway, relay }
     }
@@ -114,28 +111,8 @@ impl Pair {
     }
 }
 
-/// Without the debug lines that tests want.
-fn quietly(command: &mut Command) {
-    command.env("LOGLEVEL", "info");
-}
-
 fn session(id: &str, protocol: &str, target: SocketAddr) -> String {
     format!(
         "[[session]]\nid = \"{id}\"\nprotocol = \"{protocol}\"\ntarget = \"{target}\"\naccess = \"public\"\n"
     )
-}
-
-/// A ClientHello as a real TLS stack writes it.
-pub(super) fn client_hello(name: &str) -> Vec<u8> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider's versions")
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    let name = name.to_owned().try_into().expect("a DNS name");
-    let mut connection = ClientConnection::new(Arc::new(config), name).expect("a client");
-    let mut hello = Vec::new();
-    connection.write_tls(&mut hello).expect("into memory");
-    hello
 }
