@@ -79,7 +79,7 @@ fn filter_cookies(headers: &mut HeaderMap, prefix: Option<&str>) {
             .chain(
                 parts
                     .filter(|part| !is_domain(part))
-                    .map(|part| moved(part).map_or(part.into(), Cow::Owned)),
+                    .map(|part| moved(part).map_or(Cow::Borrowed(part), Cow::Owned)),
             )
             .collect();
         if let Ok(cookie) = HeaderValue::from_bytes(&kept.join(&b';')) {

@@ -31,9 +31,10 @@ impl Fault {
     }
 
     fn refused(ended: Ended, gate: &Handle) -> Self {
-        let answered = match ended {
-            Ended::Refused(bad) => Some((bad.status(), gate.refusal_id().to_owned())),
-            _ => None,
+        let answered = if let Ended::Refused(bad) = ended {
+            Some((bad.status(), gate.refusal_id().to_owned()))
+        } else {
+            None
         };
         Self {
             cause: ended.words().to_owned(),
