@@ -58,7 +58,7 @@ async fn asked_by_us(sizes: Vec<usize>, room: usize, role: Role) {
 }
 
 /// Opens a stream for each size, sends as many bytes and expects them back.
-pub(crate) async fn ask_ours(ours: &End, sizes: Vec<usize>) {
+async fn ask_ours(ours: &End, sizes: Vec<usize>) {
     let tasks: Vec<_> = sizes
         .into_iter()
         .map(|size| {
