@@ -185,14 +185,14 @@ impl State {
         }
     }
 
-    /// So many bytes were read: true if credit is due and the channel must be scheduled for it.
+    /// So many bytes were read: true if the channel must be scheduled, because credit is due or the stream is over.
     pub(crate) fn was_read(&mut self, bytes: usize) -> bool {
         self.receiving.unread -= bytes.min(self.receiving.unread);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if self.receiving.window.read(bytes) && !self.receiving.ended {
             self.receiving.due = true;
         }
-        self.receiving.due && self.schedule()
+        (self.receiving.due || self.is_over()) && self.schedule()
     }
 
     /// Lets the other side hear of the stream at once. True if the channel must be scheduled.
@@ -248,7 +248,7 @@ impl State {
 
     /// Gives up whatever has not ended; what waits to be sent is dropped. Says what else is to be done.
     pub(crate) fn abort(&mut self, code: u32) -> After {
-        if self.is_over() || self.failed.is_some() {
+        if self.has_ended() || self.failed.is_some() {
             return After::default();
         }
         self.fail(StreamError::Closed);
@@ -266,6 +266,12 @@ impl State {
     pub(crate) fn release(&mut self) -> (usize, bool) {
         self.abandoned = !self.forgotten;
         (self.discard(), self.abandoned)
+    }
+
+    /// Lets the connection forget a stream that is over, in its turn: until then its number is taken and it counts as
+    /// one that waits. True if the channel must be scheduled.
+    pub(crate) fn leave(&mut self) -> bool {
+        self.is_over() && !self.forgotten && self.schedule()
     }
 
     /// The connection forgets the stream: true if its handle had gone before.
@@ -305,7 +311,8 @@ impl State {
 
     /// The other side finished.
     pub(crate) fn finished(&mut self) -> After {
-        self.receiving.ended = true;
+        // A stream that has failed lost bytes: its end is no orderly one any more.
+        self.receiving.ended |= self.failed.is_none();
         After {
             reader: self.receiving.waker.take(),
             ..After::default()
@@ -327,6 +334,7 @@ impl State {
     /// This side gives the stream up because nobody reads it: returns the bytes that were freed.
     pub(crate) fn give_up(&mut self, code: u32) -> (After, usize) {
         self.fail(StreamError::Unread);
+        self.receiving.ended = false;
         self.resetting = Some(code);
         let unread = self.discard();
         let schedule = self.schedule();
@@ -350,7 +358,7 @@ impl State {
     pub(crate) fn credit(&mut self, bytes: u32, grown: bool) -> After {
         self.sending.credit = self.sending.credit.saturating_add(bytes);
         if !grown {
-            self.sending.taken += u64::from(bytes);
+            self.sending.taken = self.sending.taken.saturating_add(bytes.into());
         }
         After {
             schedule: self.has_turn() && self.schedule(),
@@ -394,10 +402,15 @@ impl State {
         self.receiving.unread
     }
 
-    /// Both directions have ended in order, or the stream has failed and that was told.
-    pub(crate) fn is_over(&self) -> bool {
-        let ended = self.receiving.ended && self.sending.end == End::Sent;
-        (ended || self.failed.is_some()) && self.resetting.is_none()
+    /// Both directions have ended in order.
+    fn has_ended(&self) -> bool {
+        self.receiving.ended && self.sending.end == End::Sent
+    }
+
+    /// Both directions have ended in order and all was read, or the stream has failed and that was told.
+    fn is_over(&self) -> bool {
+        let done = self.has_ended() && self.receiving.unread == 0;
+        (done || self.failed.is_some()) && self.resetting.is_none()
     }
 
     fn send_announcement(&mut self, number: u32, output: &mut Output) {

@@ -334,7 +334,7 @@ impl Inward {
     /// Deals with the flags that end a stream.
     fn end(&self, channel: &Arc<Channel>, header: Header) {
         let mut state = channel.lock();
-        let after = if header.flags.has(Flags::RST) {
+        let mut after = if header.flags.has(Flags::RST) {
             let code = match header.kind {
                 Kind::Window => header.length,
                 Kind::Data | Kind::Ping | Kind::GoAway => 0,
@@ -347,11 +347,8 @@ impl Inward {
         } else {
             return;
         };
-        let over = state.is_over();
+        after.schedule |= state.leave();
         drop(state);
-        if over {
-            self.shared.forget(channel);
-        }
         self.shared.settle(channel, after);
     }
 }

@@ -158,11 +158,15 @@ impl Shared {
         channel
     }
 
-    /// A channel is over: nothing more will come or go.
-    pub(crate) fn forget(&self, channel: &Channel) {
+    /// A channel is over: nothing more will come or go. Only its turn may say so, so that none is scheduled any more
+    /// whose number is free.
+    pub(crate) fn forget(&self, channel: &Arc<Channel>) {
         let abandoned = channel.lock().forget(&self.budget);
         let mut table = self.table();
-        table.channels.remove(&channel.number);
+        let kept = table.channels.get(&channel.number);
+        if kept.is_some_and(|kept| Arc::ptr_eq(kept, channel)) {
+            table.channels.remove(&channel.number);
+        }
         table.abandoned -= usize::from(abandoned && table.abandoned > 0);
     }
 

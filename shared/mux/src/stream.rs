@@ -82,8 +82,11 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let (most, lost) = (self.shared.settings.unsent, self.shared.is_lost());
-        let room = ready!(self.channel.lock().poll_room(cx, most, lost))?;
+        let mut state = self.channel.lock();
+        // Looked at under the lock, for whoever loses the connection wakes those that wait by then.
+        let lost = self.shared.is_lost();
+        let room = ready!(state.poll_room(cx, self.shared.settings.unsent, lost))?;
+        drop(state);
         let bytes = buf.get(..room).unwrap_or(buf);
         // Copied before the state is locked again; only this handle adds to the queue, so the room is still there.
         let copied = Bytes::copy_from_slice(bytes);
@@ -110,8 +113,9 @@ impl AsyncWrite for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         let mut state = self.channel.lock();
-        let after = state.abort(0);
+        let mut after = state.abort(0);
         let (unread, abandoned) = state.release();
+        after.schedule |= state.leave();
         if abandoned {
             self.shared.abandon(); // before the driver can forget the channel
         }
