@@ -19,6 +19,7 @@ use tracing::{debug, info, info_span, warn};
 use crate::arrive::Arrival;
 use crate::hub::Hub;
 use crate::probes;
+use crate::quality::Quality;
 use crate::registry::{Grant, Member, NotTaken};
 
 /// How often it is looked whether a tunnel may stay: a key that was revoked ends its tunnels within 5 s.
@@ -67,6 +68,7 @@ impl Hub {
             proven: Instant::now(),
             rotated: None,
             said: Advertise::default(),
+            quality: Quality::default(),
         };
         self.tasks.spawn(span.clone(), attendance.run());
         let prober = Arc::clone(self);
@@ -94,6 +96,7 @@ struct Attendance {
     proven: Instant,
     rotated: Option<Instant>,
     said: Advertise,
+    quality: Quality,
 }
 
 impl Drop for Attendance {
@@ -127,7 +130,10 @@ impl Attendance {
                     Some(message) => self.hear(message).await,
                     None => break,
                 },
-                _ = look.tick() => self.look().await,
+                _ = look.tick() => {
+                    self.judge();
+                    self.look().await;
+                }
                 () = begins(&mut draining), if !told => {
                     told = true;
                     self.tell_drain().await;
@@ -139,7 +145,11 @@ impl Attendance {
         // A process that is gone took its other tunnels along, which may not have noticed.
         let siblings = self.hub.registry().members(&self.member.who.node).to_vec();
         for sibling in siblings {
-            sibling.rely();
+            if closed.code == Code::TunnelLost {
+                sibling.doubt();
+            } else {
+                sibling.rely();
+            }
         }
     }
 
@@ -260,6 +270,16 @@ impl Attendance {
         let live = |kid: &String| self.hub.keys.live(kid, OffsetDateTime::now_utc());
         let live = error.kid.as_ref().map(live);
         error.code == Code::Unauthorised && matches!(live, Some(Err(NoKey::Unknown)))
+    }
+
+    /// How the tunnel does beside the others of its node.
+    fn judge(&mut self) {
+        let siblings = self.hub.registry().members(&self.member.who.node).to_vec();
+        let others = siblings
+            .iter()
+            .filter(|sibling| sibling.id != self.member.id && sibling.is_up())
+            .filter_map(|sibling| sibling.tunnel.delay());
+        self.quality.look(&self.member, others);
     }
 
     /// Whether the tunnel may stay: its key lives, still allows it, and was proven not long ago.

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use sallyport_link::Tunnel;
 use sallyport_link::admission::Admission;
 use sallyport_link::keyring::{Changes, KeyRing};
+use sallyport_link::{Transport, Tunnel};
 use sallyport_ops::paced::PacedSources;
 use sallyport_ops::{Penalties, Tasks};
 use sallyport_splice::Ledger;
@@ -93,6 +93,10 @@ impl Line for Tunnel {
 
     fn rtt(&self) -> Option<Duration> {
         Self::rtt(self)
+    }
+
+    fn transport(&self) -> Transport {
+        Self::transport(self)
     }
 }
 

@@ -22,6 +22,7 @@ pub mod admin;
 pub mod status;
 pub mod attend;
 pub mod arrive;
+pub mod quality;
 pub mod probes;
 pub mod hub;
 pub mod pick;

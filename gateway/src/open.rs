@@ -11,6 +11,7 @@ use sallyport_link::{Flow, OpenError, Tunnel, TunnelStream};
 use sallyport_splice::{Entry, Live};
 use sallyport_wire::message::{Client, Head, Kind};
 use sallyport_wire::{Code, SessionId};
+use tokio::sync::Notify;
 
 use crate::config::Destination;
 use crate::figures::Figures;
@@ -45,6 +46,8 @@ pub struct Want {
 pub struct Opened<S> {
     /// The stream itself.
     pub stream: S,
+    /// Told when its tunnel falls silent.
+    pub silence: Arc<Notify>,
     /// What it is known by while it is open.
     pub passage: Passage,
 }
@@ -91,6 +94,7 @@ impl Hub {
         let stream = opened.map_err(|error| not_opened(&path, &error))?;
         Ok(Opened {
             stream,
+            silence: Arc::clone(path.member.silence()),
             passage: self.passage(&path, want),
         })
     }
@@ -107,6 +111,7 @@ impl Hub {
         let stream = opened.map_err(|error| not_opened(&path, &error))?;
         Ok(Opened {
             stream,
+            silence: Arc::clone(path.member.silence()),
             passage: self.passage(&path, want),
         })
     }

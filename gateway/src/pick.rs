@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use sallyport_link::Transport;
 use sallyport_wire::{Code, SessionId};
 
 use crate::config::Policy;
-use crate::registry::{Line, Path, Route};
+use crate::registry::{Line, Member, Path, Route};
 
 /// What a choice goes by besides the tunnels themselves.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +18,8 @@ pub struct Wish<'a> {
     pub site: &'a str,
     /// Raw port of the gateway that the stream came to, which the key's scope must allow; none for HTTP.
     pub port: Option<u16>,
+    /// Whether it is for datagrams, which only QUIC carries as such.
+    pub datagrams: bool,
     /// Tunnels to leave out.
     pub avoid: &'a [u64],
     /// Member of the pool that this client had before.
@@ -159,7 +162,25 @@ fn choose<'a, T: Line>(paths: Vec<&'a Path<T>>, wish: &Wish<'_>) -> Option<&'a P
         .paths
         .iter()
         .copied()
-        .min_by_key(|path| path.member.tunnel.streams())
+        .min_by_key(|path| cost(&path.member, wish.datagrams))
+}
+
+/// What tells the tunnels of one node apart: one that lags comes last, one that is busy would let a keystroke wait behind
+/// bulk, and TLS takes less of the processor than QUIC.
+fn cost<T: Line>(member: &Member<T>, datagrams: bool) -> impl Ord + use<T> {
+    let wanted = if datagrams {
+        Transport::Quic
+    } else {
+        Transport::Tls
+    };
+    let other = member.tunnel.transport() != wanted;
+    (
+        datagrams && other,
+        member.is_lagging(),
+        member.is_busy(),
+        other,
+        member.tunnel.streams(),
+    )
 }
 
 fn choose_place<'p, 'a, T>(

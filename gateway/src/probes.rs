@@ -18,6 +18,9 @@ use crate::registry::Member;
 /// A tunnel that is relied on is probed so many times as often, until a probe is missed.
 const OFTENER: u32 = 4;
 
+/// Beside its usual delay a relay has so long to echo a probe on a tunnel in doubt.
+const ECHO_WITHIN: Duration = Duration::from_millis(50);
+
 /// What came of one probe.
 enum Probe {
     Crossed,
@@ -35,7 +38,10 @@ pub async fn run(hub: &Hub, member: &Member<Tunnel>) {
     loop {
         let relied_on = async {
             member.relied_on().await;
-            sleep_until(last + limits.probe_every / OFTENER).await;
+            tokio::select! {
+                () = sleep_until(last + limits.probe_every / OFTENER) => {}
+                () = member.in_doubt() => {}
+            }
         };
         tokio::select! {
             _ = every.tick() => {}
@@ -43,7 +49,7 @@ pub async fn run(hub: &Hub, member: &Member<Tunnel>) {
             _ = member.tunnel.closed() => return,
         }
         last = Instant::now();
-        match probe(member, &limits, cross(&member.tunnel, hub.number())).await {
+        match probe(hub, member, &limits).await {
             Probe::Crossed => {
                 if member.probe_crossed() {
                     info!("tunnel up");
@@ -64,23 +70,30 @@ pub async fn run(hub: &Hub, member: &Member<Tunnel>) {
 }
 
 /// One probe, and a look at the tunnel while it is under way.
-async fn probe(
-    member: &Member<Tunnel>,
-    limits: &Tunnels,
-    crossing: impl Future<Output = Probe>,
-) -> Probe {
+async fn probe(hub: &Hub, member: &Member<Tunnel>, limits: &Tunnels) -> Probe {
+    let crossing = cross(&member.tunnel, hub.number());
     let mut crossing = pin!(timeout(limits.probe_every, crossing));
+    let patience = patience(member, limits.silent_after);
     let crossed = tokio::select! {
         biased;
         crossed = &mut crossing => crossed,
-        () = silence(&member.tunnel, limits.silent_after) => {
+        () = silence(&member.tunnel, patience) => {
             if member.fall_silent() {
-                warn!(seconds = limits.silent_after.as_secs_f64(), "tunnel silent");
+                warn!(seconds = patience.as_secs_f64(), "tunnel silent");
             }
+            hub.announce(member.id); // who waits for it waits no longer
             crossing.await
         }
     };
     crossed.unwrap_or_else(|_late| Probe::Missed("nothing came back".to_owned()))
+}
+
+/// How long a tunnel may be silent under a probe. One in doubt has no more than what an echo takes.
+fn patience(member: &Member<Tunnel>, silent_after: Duration) -> Duration {
+    match member.tunnel.delay() {
+        Some(delay) if member.is_doubted() => silent_after.min(delay * 2 + ECHO_WITHIN),
+        _ => silent_after,
+    }
 }
 
 /// Resolves once nothing at all has come for so long after a probe. Over QUIC whoever lives acknowledges it. Over TLS it

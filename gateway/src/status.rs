@@ -78,6 +78,12 @@ pub struct TunnelRow {
     pub draining: bool,
     /// Round trip in milliseconds, once known.
     pub rtt_ms: Option<f64>,
+    /// What a ping takes when it goes badly, in milliseconds, once known.
+    pub delay_ms: Option<f64>,
+    /// Whether other tunnels of its node are clearly faster, so that new streams go there.
+    pub lagging: bool,
+    /// Whether many bytes went through it lately, so that new streams rather take another.
+    pub busy: bool,
     /// Streams open on it.
     pub streams: usize,
     /// Bytes written to the network.
@@ -178,12 +184,19 @@ impl TunnelRow {
             generation: member.who.generation,
             up: member.is_up(),
             draining: member.is_draining() || member.is_replaced(),
-            rtt_ms: figures.rtt.map(|rtt| rtt.as_secs_f64() * 1_000.0),
+            rtt_ms: figures.rtt.map(milliseconds),
+            delay_ms: member.tunnel.delay().map(milliseconds),
+            lagging: member.is_lagging(),
+            busy: member.is_busy(),
             streams: figures.streams,
             sent: figures.sent,
             received: figures.received,
         }
     }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.0
 }
 
 impl SessionRow {
@@ -303,6 +316,9 @@ const LISTS: [(&str, &str, Columns); 4] = [
             ("UP", "up"),
             ("DRAINING", "draining"),
             ("RTT MS", "rtt_ms"),
+            ("DELAY MS", "delay_ms"),
+            ("LAGGING", "lagging"),
+            ("BUSY", "busy"),
             ("STREAMS", "streams"),
             ("SENT", "sent"),
             ("RECEIVED", "received"),

@@ -16,7 +16,7 @@ use sallyport_ops::Tasks;
 use sallyport_wire::message::Hello;
 use sallyport_wire::{BINDING_LEN, Code, VERSIONS};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, info_span, warn};
 
 use crate::config::MAX_TUNNELS;
@@ -24,6 +24,9 @@ use crate::lanes::Lanes;
 use crate::outfit::{Outfit, Person};
 use crate::tend::{self, Phase, Tended};
 use crate::wanted::Wanted;
+
+/// The other lanes dial within this time once the first has its tunnel.
+const FOLLOW_WITHIN: Duration = Duration::from_secs(1);
 
 /// Keeps the tunnels of one gateway until its wishes end, or the relay leaves.
 pub async fn keep(outfit: Arc<Outfit>, wishes: watch::Receiver<Arc<Wanted>>, tasks: Tasks) {
@@ -72,12 +75,12 @@ impl Keeper {
         let mut said = None;
         loop {
             tokio::select! {
-                () = self.lanes.turn(lane) => {}
+                () = self.turn_to_dial(lane, &mut backoff) => {}
                 () = self.over(wishes.clone()) => return,
             }
             let wanted = Arc::clone(&wishes.borrow_and_update());
             let mut since = Instant::now();
-            let next = match self.dial(&wanted).await {
+            let next = match self.dial(&wanted, lane).await {
                 Ok((dialled, kid)) => {
                     backoff.up(Instant::now());
                     said = None;
@@ -107,6 +110,15 @@ impl Keeper {
         }
     }
 
+    /// Waits until a lane may dial. Those that follow the first come one after another: when a gateway is back, all its
+    /// relays have just found it.
+    async fn turn_to_dial(&self, lane: usize, backoff: &mut Backoff) {
+        if !self.lanes.is_turn(lane) {
+            self.lanes.turn(lane).await;
+            sleep(backoff.part(FOLLOW_WITHIN)).await;
+        }
+    }
+
     /// Waits until this gateway is not to be dialled any more.
     async fn over(&self, mut wishes: watch::Receiver<Arc<Wanted>>) {
         tokio::select! {
@@ -122,12 +134,13 @@ impl Keeper {
         hasher.finish()
     }
 
-    async fn dial(&self, wanted: &Wanted) -> Result<(Dialled, String), DialError> {
+    async fn dial(&self, wanted: &Wanted, lane: usize) -> Result<(Dialled, String), DialError> {
         let introducer = Introducer::new(&self.outfit.person, wanted, self.turn());
+        let choice = self.outfit.choice.of_lane(lane);
         let dialled = self
             .outfit
             .dialer
-            .dial(&wanted.address, self.outfit.choice, &introducer)
+            .dial(&wanted.address, choice, &introducer)
             .await;
         if dialled.as_ref().is_err_and(|error| {
             error

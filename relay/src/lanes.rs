@@ -12,6 +12,12 @@ struct State {
     up: usize,
 }
 
+impl State {
+    const fn may_dial(self, lane: usize) -> bool {
+        lane < self.wanted && (lane == 0 || self.up > 0)
+    }
+}
+
 /// A lane that holds a tunnel which serves.
 #[derive(Debug)]
 pub struct Held(Lanes);
@@ -26,8 +32,13 @@ impl Lanes {
     /// Waits until a lane may dial. While no tunnel is up only the first one may, so that a gateway that is away or
     /// refuses is asked once and not by each lane.
     pub async fn turn(&self, lane: usize) {
-        self.until(|state| lane < state.wanted && (lane == 0 || state.up > 0))
-            .await;
+        self.until(|state| state.may_dial(lane)).await;
+    }
+
+    /// Whether a lane may dial now.
+    #[must_use]
+    pub fn is_turn(&self, lane: usize) -> bool {
+        self.0.borrow().may_dial(lane)
     }
 
     /// A tunnel came up, to a gateway that wants so many; it counts until the guard is dropped.

@@ -7,14 +7,16 @@ use sallyport_tests::service::{Nginx, Sshd, wait_listening};
 use sallyport_tests::{Apart, Daemon, Gateway, Port, Relay, Site, eventually};
 
 #[test]
-fn where_udp_passes_a_tunnel_is_quic() {
+fn where_udp_passes_there_are_tunnels_of_both_transports() {
     let Some(apart) = Apart::start(None, "") else {
         return;
     };
 
     assert_eq!(apart.get("/hello"), "from the node");
-    eventually("a QUIC tunnel", || {
-        apart.transports().iter().any(|name| name == "quic")
+    eventually("a tunnel over each", || {
+        let mut transports = apart.transports();
+        transports.sort();
+        transports == ["quic", "tls"]
     });
 }
 

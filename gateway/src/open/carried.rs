@@ -8,7 +8,9 @@ use std::task::{Context, Poll, ready};
 use sallyport_edge::opener::Way;
 use sallyport_link::TunnelStream;
 use sallyport_splice::Abort;
+use sallyport_wire::{Code, Refusal};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::futures::OwnedNotified;
 
 use super::{Opened, Passage};
 
@@ -17,6 +19,9 @@ use super::{Opened, Passage};
 pub struct Carried {
     stream: TunnelStream,
     passage: Passage,
+    /// Until the relay has taken the stream: that its tunnel fell silent. Nobody waits for it then, for another may take
+    /// it or its client can try again.
+    untaken: Option<Pin<Box<OwnedNotified>>>,
 }
 
 impl Carried {
@@ -25,6 +30,18 @@ impl Carried {
         Self {
             stream: opened.stream,
             passage: opened.passage,
+            untaken: Some(Box::pin(opened.silence.notified_owned())),
+        }
+    }
+
+    /// Ready once the tunnel fell silent before its relay took the stream.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.stream.is_taken() {
+            self.untaken = None;
+        }
+        match &mut self.untaken {
+            Some(silence) => silence.as_mut().poll(cx),
+            None => Poll::Pending,
         }
     }
 
@@ -47,7 +64,11 @@ impl AsyncRead for Carried {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buf) else {
+            ready!(this.poll_silence(cx));
+            return Poll::Ready(Err(Refusal(Code::TunnelLost).into()));
+        };
+        read?;
         let read = buf.filled().len().saturating_sub(before);
         this.passage.meter().add_down(read as u64);
         Poll::Ready(Ok(()))

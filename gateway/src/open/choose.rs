@@ -209,7 +209,7 @@ const fn passes(code: Code) -> bool {
 
 /// Whether one of its tunnels has just come.
 fn has_new(route: &Route<Tunnel>) -> bool {
-    route.paths().any(|path| path.member.is_new())
+    route.paths().any(|path| path.member.is_undecided())
 }
 
 /// Whether a session can be reached in this way by somebody without a login. One that HTTP cannot speak to does not
@@ -252,6 +252,7 @@ fn wish<'a>(site: &'a str, policy: Policy, want: &'a Want, turn: u64) -> Wish<'a
         policy,
         site,
         port: want.port,
+        datagrams: want.kind == Kind::Udp,
         avoid: &want.avoid,
         sticky: None,
         turn,

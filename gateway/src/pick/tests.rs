@@ -6,12 +6,13 @@ use sallyport_wire::message::Offer;
 
 use super::*;
 use crate::names::NodeKey;
-use crate::registry::{Grant, Member, Offered, Who};
+use crate::registry::{Grant, Offered, Who};
 
 #[derive(Debug, Clone, Copy)]
 struct Fake {
     streams: usize,
     rtt: u64,
+    transport: Transport,
 }
 
 impl Line for Fake {
@@ -24,6 +25,9 @@ impl Line for Fake {
     fn rtt(&self) -> Option<Duration> {
         Some(Duration::from_millis(self.rtt))
     }
+    fn transport(&self) -> Transport {
+        self.transport
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -32,6 +36,7 @@ struct Spec {
     node: &'static str,
     streams: usize,
     weight: u32,
+    transport: Transport,
 }
 
 const PLAIN: Spec = Spec {
@@ -39,6 +44,7 @@ const PLAIN: Spec = Spec {
     node: "n1",
     streams: 0,
     weight: 1,
+    transport: Transport::Tls,
 };
 
 fn path(spec: &Spec) -> Path<Fake> {
@@ -71,6 +77,7 @@ fn path(spec: &Spec) -> Path<Fake> {
         Fake {
             streams: spec.streams,
             rtt: 100 - spec.id,
+            transport: spec.transport,
         },
     );
     member.probe_crossed();
@@ -98,6 +105,7 @@ fn wish(policy: Policy, turn: u64) -> Wish<'static> {
         policy,
         site: "here",
         port: None,
+        datagrams: false,
         avoid: &[],
         sticky: None,
         turn,
@@ -141,6 +149,53 @@ fn a_session_goes_to_its_home_by_the_emptiest_tunnel() {
 }
 
 #[test]
+fn among_tunnels_of_a_node_bulk_and_delay_count_before_the_transport_and_that_before_streams() {
+    let tls = Spec {
+        streams: 9,
+        ..PLAIN
+    };
+    let quic = Spec {
+        id: 2,
+        transport: Transport::Quic,
+        ..PLAIN
+    };
+    let route = home(&[tls, quic]);
+    let wish = wish(Policy::LeastStreams, 0);
+    let picked = || id(session(&route, &wish));
+    let [tls, quic] = [0, 1].map(|place| &route.home[place].member);
+
+    assert_eq!(picked(), Ok(1), "TLS costs less");
+    tls.set_busy(true);
+    assert_eq!(picked(), Ok(2), "nobody waits behind bulk");
+    quic.set_busy(true);
+    assert_eq!(picked(), Ok(1), "unless there is bulk everywhere");
+    tls.set_lagging(true);
+    assert_eq!(picked(), Ok(2), "bulk is better than stalls");
+    quic.drain();
+    assert_eq!(picked(), Ok(1), "and a slow tunnel better than none");
+}
+
+#[test]
+fn datagrams_go_over_quic_while_it_is_there() {
+    let quic = Spec {
+        id: 2,
+        streams: 9,
+        transport: Transport::Quic,
+        ..PLAIN
+    };
+    let route = home(&[PLAIN, quic]);
+    let wish = Wish {
+        datagrams: true,
+        ..wish(Policy::LeastStreams, 0)
+    };
+    route.home[1].member.set_busy(true);
+
+    assert_eq!(id(session(&route, &wish)), Ok(2));
+    route.home[1].member.drain();
+    assert_eq!(id(session(&route, &wish)), Ok(1));
+}
+
+#[test]
 fn a_hop_serves_while_no_probe_crosses_to_the_home() {
     let hop = Spec {
         id: 3,
@@ -175,7 +230,7 @@ fn a_silent_tunnel_takes_nothing_until_a_probe_crosses() {
     assert!(member.fall_silent());
     assert!(!member.fall_silent(), "it was so before");
     assert_eq!(id(session(&route, &wish)), Err(Code::HomeLost));
-    assert!(!member.is_new(), "nobody waits for it");
+    assert!(!member.is_undecided(), "nobody waits for it");
     assert!(member.probe_crossed());
     assert_eq!(id(session(&route, &wish)), Ok(1));
 }
@@ -275,7 +330,7 @@ fn least_streams_counts_by_weight_and_breaks_ties_in_turn() {
         id: 2,
         node: "n2",
         streams: 2,
-        weight: 1,
+        ..PLAIN
     };
     let policy = Policy::LeastStreams;
     assert_eq!(pooled(&[heavy, light], &wish(policy, 0)), Ok(1));
@@ -354,7 +409,7 @@ proptest! {
         let nodes = ["a", "b", "c", "d", "e", "f"];
         let specs: Vec<Spec> = weights.iter().zip(nodes).enumerate()
             .map(|(at, ((weight, streams), node))| Spec {
-                id: at as u64 + 1, node, streams: *streams, weight: *weight,
+                id: at as u64 + 1, node, streams: *streams, weight: *weight, ..PLAIN
             })
             .collect();
         let able = |spec: &Spec| spec.weight > 0 && spec.streams < 100;

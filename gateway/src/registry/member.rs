@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use sallyport_link::Transport;
 use sallyport_wire::{NodeName, Scope};
 use tokio::sync::Notify;
 
@@ -18,6 +19,8 @@ pub trait Line {
     fn capacity(&self) -> usize;
     /// Its round-trip time, once measured.
     fn rtt(&self) -> Option<Duration>;
+    /// What carries it.
+    fn transport(&self) -> Transport;
 }
 
 /// Who is behind a tunnel: what the relay proved when it came.
@@ -62,10 +65,15 @@ pub struct Member<T> {
     grant: ArcSwap<Grant>,
     up: AtomicBool,
     silent: AtomicBool,
+    doubted: AtomicBool,
     used: Notify,
+    doubt: Notify,
+    silence: Arc<Notify>,
     draining: AtomicBool,
     replaced: AtomicBool,
     missed: AtomicU32,
+    lagging: AtomicBool,
+    busy: AtomicBool,
 }
 
 impl<T> Member<T> {
@@ -78,10 +86,15 @@ impl<T> Member<T> {
             grant: ArcSwap::from_pointee(grant),
             up: AtomicBool::new(false),
             silent: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
             used: Notify::new(),
+            doubt: Notify::new(),
+            silence: Arc::default(),
             draining: AtomicBool::new(false),
             replaced: AtomicBool::new(false),
             missed: AtomicU32::new(0),
+            lagging: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
         }
     }
 
@@ -95,14 +108,38 @@ impl<T> Member<T> {
         self.grant.store(Arc::new(grant));
     }
 
-    /// Whether probes cross it, and it gives signs of life while one is under way.
+    /// Whether probes cross it, it gives signs of life while one is under way, and nothing speaks against it.
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed) && !self.silent.load(Ordering::Relaxed)
+        self.up.load(Ordering::Relaxed)
+            && !self.silent.load(Ordering::Relaxed)
+            && !self.is_doubted()
     }
 
-    /// Whether it has just come, so that its first probe is still under way.
-    pub fn is_new(&self) -> bool {
-        !self.up.load(Ordering::Relaxed) && self.missed() == 0
+    /// Whether the probe that decides about it is still under way: it has just come, or it is in doubt.
+    pub fn is_undecided(&self) -> bool {
+        self.is_doubted() || (!self.up.load(Ordering::Relaxed) && self.missed() == 0)
+    }
+
+    /// Whether something spoke for its process being gone, and no probe has crossed since.
+    pub fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Relaxed)
+    }
+
+    /// Something speaks for its process being gone: a probe is to decide, at once.
+    pub fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
+        self.used.notify_one();
+        self.doubt.notify_one();
+    }
+
+    /// Waits until it comes into doubt.
+    pub async fn in_doubt(&self) {
+        self.doubt.notified().await;
+    }
+
+    /// Told when it falls silent, to those who wait by then.
+    pub const fn silence(&self) -> &Arc<Notify> {
+        &self.silence
     }
 
     /// Asks for a probe before it is due: something relies on the tunnel.
@@ -117,7 +154,10 @@ impl<T> Member<T> {
 
     /// There is no sign of life; says whether the tunnel was up until now.
     pub fn fall_silent(&self) -> bool {
-        !self.silent.swap(true, Ordering::Relaxed) && self.up.load(Ordering::Relaxed)
+        let was_silent = self.silent.swap(true, Ordering::Relaxed);
+        self.doubted.store(false, Ordering::Relaxed);
+        self.silence.notify_waiters();
+        !was_silent && self.up.load(Ordering::Relaxed)
     }
 
     /// Whether its relay asked for nothing new on it.
@@ -139,7 +179,8 @@ impl<T> Member<T> {
     pub fn probe_crossed(&self) -> bool {
         self.missed.store(0, Ordering::Relaxed);
         let was_silent = self.silent.swap(false, Ordering::Relaxed);
-        !self.up.swap(true, Ordering::Relaxed) || was_silent
+        let was_doubted = self.doubted.swap(false, Ordering::Relaxed);
+        !self.up.swap(true, Ordering::Relaxed) || was_silent || was_doubted
     }
 
     /// A probe did not come back in time; after `limit` in a row the tunnel is not up. Returns the count.
@@ -157,6 +198,26 @@ impl<T> Member<T> {
     /// Nothing new goes on it from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether other tunnels of its node are clearly faster.
+    pub fn is_lagging(&self) -> bool {
+        self.lagging.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of how it does beside the others.
+    pub fn set_lagging(&self, lagging: bool) {
+        self.lagging.store(lagging, Ordering::Relaxed);
+    }
+
+    /// Whether many bytes went through it lately.
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of whether it is.
+    pub fn set_busy(&self, busy: bool) {
+        self.busy.store(busy, Ordering::Relaxed);
     }
 
     /// A newer process of the node has come.

@@ -40,7 +40,7 @@ impl Visit<'_> {
         let walked = match (self.config.transport, self.proxy()) {
             (Choice::Quic, Some(_)) => return vec![self.udp_past_proxy()],
             (Choice::Quic, None) => self.over_quic().await,
-            (Choice::Auto | Choice::Tls, _) => self.over_tls().await,
+            (Choice::Auto | Choice::TlsFirst | Choice::Tls, _) => self.over_tls().await,
         };
         walked.unwrap_or_else(|walked| walked)
     }

@@ -1,6 +1,7 @@
 //! From a host's name to one connection: resolved, then tried address by address (RFC 8305) and transport by transport.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,10 +30,25 @@ pub enum Choice {
     /// Both, QUIC first; the first that is up wins.
     #[default]
     Auto,
+    /// Both, TLS first; the first that is up wins. Not for configuration files: see [`Choice::of_lane`].
+    #[serde(skip)]
+    TlsFirst,
     /// Only TLS.
     Tls,
     /// Only QUIC.
     Quic,
+}
+
+impl Choice {
+    /// The choice for one of several tunnels to the same gateway. Where both transports work, there shall be tunnels of
+    /// both: then it can be measured which is better, and one is at hand when the other fails.
+    #[must_use]
+    pub const fn of_lane(self, lane: usize) -> Self {
+        match self {
+            Self::Auto if lane % 2 == 1 => Self::TlsFirst,
+            Self::Auto | Self::TlsFirst | Self::Tls | Self::Quic => self,
+        }
+    }
 }
 
 /// The way to one gateway.
@@ -90,8 +106,10 @@ impl Connector {
         let tls = first(&addresses, stagger, |to| self.tls(route, to));
         match choice {
             Choice::Quic => quic.await,
-            Choice::Auto if route.proxy.is_none() => either(quic, tls, &self.settings).await,
-            Choice::Tls | Choice::Auto => tls.await,
+            Choice::Tls => tls.await,
+            Choice::Auto | Choice::TlsFirst if route.proxy.is_some() => tls.await,
+            Choice::Auto => quic_first(quic, tls, &self.settings).await,
+            Choice::TlsFirst => tls_first(quic, tls, &self.settings).await,
         }
     }
 
@@ -230,35 +248,70 @@ where
     }
 }
 
-/// QUIC with a head start, then both. TLS begins at once where QUIC has failed. Where TLS has failed QUIC is not waited
-/// for much longer: a host that refuses TCP has hardly more to say over UDP, while its gateway may be back any moment.
-async fn either(
+/// QUIC with a head start, then both. TLS begins at once where QUIC has failed.
+async fn quic_first(
     quic: impl Future<Output = Result<Won, DialError>>,
     tls: impl Future<Output = Result<Won, DialError>>,
     settings: &Settings,
 ) -> Result<Won, DialError> {
     tokio::pin!(quic, tls);
-    if let Ok(ended) = timeout(settings.stagger, &mut quic).await {
-        return match ended {
-            Ok(won) => Ok(won),
-            Err(fault) => tls.await.map_err(|error| with(error, fault)),
-        };
+    match timeout(settings.stagger, &mut quic).await {
+        Ok(Ok(won)) => Ok(won),
+        Ok(Err(fault)) => after_quic(tls, fault).await,
+        Err(_elapsed) => both(quic, tls, settings).await,
     }
+}
+
+/// TLS with a head start, then both. QUIC begins at once where TLS has failed.
+async fn tls_first(
+    quic: impl Future<Output = Result<Won, DialError>>,
+    tls: impl Future<Output = Result<Won, DialError>>,
+    settings: &Settings,
+) -> Result<Won, DialError> {
+    tokio::pin!(quic, tls);
+    match timeout(settings.stagger, &mut tls).await {
+        Ok(Ok(won)) => Ok(won),
+        Ok(Err(fault)) => after_tls(quic, fault, settings).await,
+        Err(_elapsed) => both(quic, tls, settings).await,
+    }
+}
+
+async fn both(
+    mut quic: Pin<&mut impl Future<Output = Result<Won, DialError>>>,
+    mut tls: Pin<&mut impl Future<Output = Result<Won, DialError>>>,
+    settings: &Settings,
+) -> Result<Won, DialError> {
     tokio::select! {
         ended = &mut quic => match ended {
             Ok(won) => Ok(won),
-            Err(fault) => tls.await.map_err(|error| with(error, fault)),
+            Err(fault) => after_quic(tls, fault).await,
         },
         ended = &mut tls => match ended {
             Ok(won) => Ok(won),
-            Err(error) => {
-                let within = settings.quic_alone;
-                let slow = || DialError::new(Step::Quic, Cause::TooSlow(within));
-                let ended = timeout(within, quic).await.unwrap_or_else(|_elapsed| Err(slow()));
-                ended.map_err(|fault| with(error, fault))
-            }
+            Err(fault) => after_tls(quic, fault, settings).await,
         },
     }
+}
+
+async fn after_quic(
+    tls: impl Future<Output = Result<Won, DialError>>,
+    fault: DialError,
+) -> Result<Won, DialError> {
+    tls.await.map_err(|error| with(error, fault))
+}
+
+/// Where TLS has failed QUIC is not waited for much longer: a host that refuses TCP has hardly more to say over UDP,
+/// while its gateway may be back any moment.
+async fn after_tls(
+    quic: impl Future<Output = Result<Won, DialError>>,
+    error: DialError,
+    settings: &Settings,
+) -> Result<Won, DialError> {
+    let within = settings.quic_alone;
+    let slow = || DialError::new(Step::Quic, Cause::TooSlow(within));
+    let ended = timeout(within, quic).await;
+    let ended = ended.unwrap_or_else(|_elapsed| Err(slow()));
+    ended.map_err(|fault| with(error, fault))
 }
 
 fn with(mut error: DialError, other: DialError) -> DialError {

@@ -32,6 +32,7 @@ mod quic;
 mod over_quic;
 mod framed;
 mod life;
+mod round_trip;
 pub mod settings;
 
 pub use admission::{Admission, Admitted, NotAdmitted};

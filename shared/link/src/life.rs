@@ -1,13 +1,15 @@
 //! Whether a tunnel lives: when its peer was last heard, its figures, and why it ended.
 
 use std::io;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use sallyport_wire::{Code, Refusal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::round_trip::RoundTrip;
 
 /// Why a tunnel ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +32,7 @@ pub struct TunnelClosed;
 pub(crate) struct Life {
     started: Instant,
     heard_ms: AtomicU64,
-    rtt_us: AtomicU64,
+    round_trip: Mutex<RoundTrip>,
     sent: AtomicU64,
     received: AtomicU64,
     over: OnceLock<Closed>,
@@ -43,7 +45,7 @@ impl Life {
         Self {
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
-            rtt_us: AtomicU64::new(0),
+            round_trip: Mutex::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             over: OnceLock::new(),
@@ -96,13 +98,22 @@ impl Life {
     }
 
     pub(crate) fn measured(&self, rtt: Duration) {
-        let us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1);
-        self.rtt_us.store(us, Ordering::Relaxed);
+        self.trips().measured(rtt);
     }
 
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        let us = self.rtt_us.load(Ordering::Relaxed);
-        (us > 0).then(|| Duration::from_micros(us))
+        self.trips().latest()
+    }
+
+    /// What a ping takes when it goes badly, once known.
+    pub(crate) fn delay(&self) -> Option<Duration> {
+        self.trips().worst()
+    }
+
+    fn trips(&self) -> MutexGuard<'_, RoundTrip> {
+        self.round_trip
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts bytes read from the network, which is a sign of life.

@@ -158,6 +158,12 @@ impl TunnelStream {
         .await
     }
 
+    /// Whether the other side has taken the stream, as far as was read.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        self.turn == Turn::Done
+    }
+
     /// Gives the stream up in both directions: the other side's reads and writes fail with `code`.
     pub fn abort(&mut self, code: Code) {
         self.raw.abort(code);

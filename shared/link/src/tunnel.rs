@@ -278,6 +278,13 @@ impl Tunnel {
         }
     }
 
+    /// What a ping takes through the tunnel when it goes badly, once known. Measured alike over every transport, so
+    /// that tunnels can be compared: pings wait for lost packets and behind payload as all else does.
+    #[must_use]
+    pub fn delay(&self) -> Option<Duration> {
+        self.0.life.delay()
+    }
+
     /// Streams open now, both ways.
     #[must_use]
     pub fn streams(&self) -> usize {
