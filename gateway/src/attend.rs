@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sallyport_link::Tunnel;
 use sallyport_link::admission::{Admitted, NotAdmitted};
 use sallyport_link::key::Key;
 use sallyport_link::keyring::NoKey;
+use sallyport_link::{Closed, Tunnel};
 use sallyport_wire::message::{
     Advertise, Advertised, Answer, ControlKind, Drain, Refused, RefusedOffer, Rotate,
 };
 use sallyport_wire::{Code, NodeName};
 use time::OffsetDateTime;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, info_span, warn};
 
 use crate::arrive::Arrival;
@@ -27,9 +27,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Within this time relays dial another gateway, or this one again, when it drains.
 const REDIAL_WITHIN: Duration = Duration::from_secs(10);
-
-/// Advertisements are taken at most this often from one tunnel; the rest waits in the tunnel.
-const ADVERTISE_EVERY: Duration = Duration::from_millis(20);
 
 impl Hub {
     /// Takes a tunnel that is up, and attends it in a task of its own.
@@ -69,6 +66,7 @@ impl Hub {
             rotated: None,
             said: Advertise::default(),
             quality: Quality::default(),
+            unheard: false,
         };
         self.tasks.spawn(span.clone(), attendance.run());
         let prober = Arc::clone(self);
@@ -97,6 +95,8 @@ struct Attendance {
     rotated: Option<Instant>,
     said: Advertise,
     quality: Quality,
+    /// Whether what was said last waits for the node's turn.
+    unheard: bool,
 }
 
 impl Drop for Attendance {
@@ -126,10 +126,13 @@ impl Attendance {
         let mut told = false;
         loop {
             tokio::select! {
-                message = tunnel.control() => match message {
-                    Some(message) => self.hear(message).await,
-                    None => break,
-                },
+                // What else the relay has to say waits in the tunnel.
+                message = tunnel.control(), if !self.unheard => {
+                    let Some(message) = message else { break };
+                    self.hear(message).await;
+                }
+                () = self.turn(), if self.unheard => self.advertise_in_turn().await,
+                _ = tunnel.closed(), if self.unheard => break,
                 _ = look.tick() => {
                     self.judge();
                     self.look().await;
@@ -142,7 +145,11 @@ impl Attendance {
         }
         let closed = tunnel.closed().await;
         info!(code = %closed.code, cause = closed.cause, "tunnel ended");
-        // A process that is gone took its other tunnels along, which may not have noticed.
+        self.doubt_siblings(&closed);
+    }
+
+    /// A process that is gone took its other tunnels along, which may not have noticed.
+    fn doubt_siblings(&self, closed: &Closed) {
         let siblings = self.hub.registry().members(&self.member.who.node).to_vec();
         for sibling in siblings {
             if closed.code == Code::TunnelLost {
@@ -157,8 +164,7 @@ impl Attendance {
         match message {
             ControlKind::Advertise(advertise) => {
                 self.said = advertise;
-                self.advertise().await;
-                tokio::time::sleep(ADVERTISE_EVERY).await;
+                self.unheard = true;
             }
             ControlKind::Drain(_) => {
                 info!("relay drains this tunnel");
@@ -174,12 +180,27 @@ impl Attendance {
         }
     }
 
+    /// Waits until its node may change the registry.
+    async fn turn(&self) {
+        sleep_until(self.hub.turns.next(&self.member.who.node, Instant::now())).await;
+    }
+
+    async fn advertise_in_turn(&mut self) {
+        if self.hub.turns.take(&self.member.who.node, Instant::now()) {
+            self.advertise().await;
+        }
+    }
+
     /// Puts what the relay said last in force, as far as its key allows, and answers it.
-    async fn advertise(&self) {
-        let now = Instant::now();
-        let refused = self
-            .hub
-            .change(|registry| registry.advertise(self.member.id, &self.said, now));
+    async fn advertise(&mut self) {
+        self.unheard = false;
+        let (id, said) = (self.member.id, &self.said);
+        let (refused, began) = self.hub.change(|registry| {
+            let began = Instant::now();
+            (registry.advertise(id, said, began), began)
+        });
+        let node = &self.member.who.node;
+        self.hub.turns.took(node, began.elapsed(), Instant::now());
         let Some(refused) = refused else {
             return;
         };

@@ -11,7 +11,7 @@ use sallyport_link::admission::Admission;
 use sallyport_link::keyring::{Changes, KeyRing};
 use sallyport_link::{Transport, Tunnel};
 use sallyport_ops::paced::PacedSources;
-use sallyport_ops::{Penalties, Tasks};
+use sallyport_ops::{Penalties, Slots, Tasks};
 use sallyport_splice::Ledger;
 use sallyport_wire::message::DRY_RUN;
 use sallyport_wire::{NodeName, PoolName, SessionId};
@@ -25,6 +25,7 @@ use crate::files::{self, FilesError};
 use crate::names::Names;
 use crate::recent::Recent;
 use crate::registry::{Bounds, Line, Registry};
+use crate::turns::Turns;
 use crate::waiting::Waiting;
 
 /// Members of a pool that clients had before: one hour, and so many clients.
@@ -67,10 +68,14 @@ pub struct Hub {
     pub figures: Figures,
     /// Owner of the tasks that attend tunnels.
     pub tasks: Tasks,
+    /// When each node may change what it offers again.
+    pub turns: Turns,
     /// Requests that came before their relay did.
     pub waiting: Waiting,
     /// When it started.
     pub started: Instant,
+    /// Streams of each client, whatever connections they came over.
+    pub streams: Slots,
     config: ArcSwap<Config>,
     registry: RwLock<Registry<Tunnel>>,
     sticky: Mutex<Recent<(String, String), SessionId>>,
@@ -131,8 +136,14 @@ impl Hub {
             penalties: Penalties::new(),
             refusals: PacedSources::default(),
             ledger: Ledger::new(),
+            turns: Turns::default(),
             waiting: Waiting::default(),
             started: Instant::now(),
+            streams: Slots::new(
+                usize::MAX,
+                config.tunnels.streams_per_source,
+                config.trusted_proxies.clone(),
+            ),
             config: ArcSwap::from_pointee(config),
             registry: RwLock::new(registry),
             sticky: Mutex::new(Recent::new(STICKY_FOR, STICKY_MOST)),

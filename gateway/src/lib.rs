@@ -27,6 +27,7 @@ pub mod probes;
 pub mod hub;
 pub mod pick;
 pub mod registry;
+pub mod turns;
 pub mod recent;
 pub mod waiting;
 pub mod names;

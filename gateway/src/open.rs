@@ -3,15 +3,18 @@
 mod carried;
 mod choose;
 
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use sallyport_edge::opener::{Ask, Denial, Found, Opener, Page, Way};
 use sallyport_link::{Flow, OpenError, Tunnel, TunnelStream};
+use sallyport_ops::Slot;
 use sallyport_splice::{Entry, Live};
 use sallyport_wire::message::{Client, Head, Kind};
 use sallyport_wire::{Code, SessionId};
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
 use crate::config::Destination;
 use crate::figures::Figures;
@@ -46,8 +49,6 @@ pub struct Want {
 pub struct Opened<S> {
     /// The stream itself.
     pub stream: S,
-    /// Told when its tunnel falls silent.
-    pub silence: Arc<Notify>,
     /// What it is known by while it is open.
     pub passage: Passage,
 }
@@ -59,11 +60,19 @@ pub struct Passage {
     pub way: Arc<Way>,
     /// Its session.
     pub session: SessionId,
+    /// Told when its tunnel falls silent.
+    silence: Arc<Notify>,
     entry: Entry,
     figures: Figures,
+    _place: Slot,
 }
 
 impl Passage {
+    /// Ready when its tunnel falls silent from now on.
+    pub fn silenced(&self) -> OwnedNotified {
+        Arc::clone(&self.silence).notified_owned()
+    }
+
     /// Its live bytes.
     pub fn meter(&self) -> &sallyport_splice::Meter {
         self.entry.meter()
@@ -88,14 +97,14 @@ impl Hub {
         want: &Want,
     ) -> Result<Opened<TunnelStream>, Denial> {
         let path = self.patiently(to.name(), || self.choose(to, want)).await?;
+        let place = self.place(&path, want)?;
         path.member.rely();
         let head = self.head(&path, want);
         let opened = path.member.tunnel.open(head).await;
         let stream = opened.map_err(|error| not_opened(&path, &error))?;
         Ok(Opened {
             stream,
-            silence: Arc::clone(path.member.silence()),
-            passage: self.passage(&path, want),
+            passage: self.passage(&path, want, place),
         })
     }
 
@@ -105,14 +114,14 @@ impl Hub {
     /// As [`Hub::open_stream`].
     pub async fn open_flow(&self, to: &Destination, want: &Want) -> Result<Opened<Flow>, Denial> {
         let path = self.patiently(to.name(), || self.choose(to, want)).await?;
+        let place = self.place(&path, want)?;
         path.member.rely();
         let head = self.head(&path, want);
         let opened = path.member.tunnel.open_flow(head).await;
         let stream = opened.map_err(|error| not_opened(&path, &error))?;
         Ok(Opened {
             stream,
-            silence: Arc::clone(path.member.silence()),
-            passage: self.passage(&path, want),
+            passage: self.passage(&path, want, place),
         })
     }
 
@@ -129,7 +138,18 @@ impl Hub {
         }
     }
 
-    fn passage(&self, path: &Path<Tunnel>, want: &Want) -> Passage {
+    /// A connection of HTTP/2 carries many streams, so a client's share of connections does not bound those.
+    fn place(&self, path: &Path<Tunnel>, want: &Want) -> Result<Slot, Denial> {
+        let address = want.client.address.parse::<SocketAddr>();
+        let source = address.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.ip());
+        self.streams.take(source).map_err(|_full| {
+            let cause =
+                format!("{source} has as many streams as it may (tunnels.streams_per_source)");
+            denied(Code::Limit, &path.offer.id, &cause)
+        })
+    }
+
+    fn passage(&self, path: &Path<Tunnel>, want: &Want, place: Slot) -> Passage {
         let kind = kind_word(want.kind);
         let way = way(path);
         let live = Live {
@@ -145,8 +165,10 @@ impl Hub {
         Passage {
             way: Arc::new(way),
             session: path.offer.id.clone(),
+            silence: Arc::clone(path.member.silence()),
             entry: self.ledger.open(live),
             figures: self.figures.clone(),
+            _place: place,
         }
     }
 }

@@ -269,6 +269,10 @@ const GATEWAY_LIMITS: &[(&str, Test)] = &[
         ),
     ),
     (
+        "tunnels.streams_per_source",
+        (GATEWAYS, "streams_of_one_source_are_limited"),
+    ),
+    (
         "tunnels.token_age",
         (
             RELAYS,

@@ -119,6 +119,7 @@ impl Faults {
             ("tunnels.per_node", tunnels.per_node),
             ("tunnels.sessions", tunnels.sessions),
             ("tunnels.streams", tunnels.streams),
+            ("tunnels.streams_per_source", tunnels.streams_per_source),
             ("tunnels.names", tunnels.names),
             ("tunnels.names_per_key", tunnels.names_per_key),
             ("tunnels.tokens", tunnels.tokens),

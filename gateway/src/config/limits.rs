@@ -21,6 +21,8 @@ pub struct Tunnels {
     pub sessions: usize,
     /// Streams on a tunnel over TLS (500).
     pub streams: usize,
+    /// Streams of one client address, or of one /64 of IPv6, through all tunnels together (2,048): half a tunnel.
+    pub streams_per_source: usize,
     /// Node names bound to a node key (65,536).
     pub names: usize,
     /// Of these, names bound with one key of gateway.json (4,096).
@@ -65,6 +67,7 @@ impl Default for Tunnels {
             per_node: 8,
             sessions: 2_048,
             streams: 4_096,
+            streams_per_source: 2_048,
             names: 65_536,
             names_per_key: 4_096,
             tokens: MAX_REMEMBERED,

@@ -29,8 +29,8 @@ impl Carried {
     pub fn new(opened: Opened<TunnelStream>) -> Self {
         Self {
             stream: opened.stream,
+            untaken: Some(Box::pin(opened.passage.silenced())),
             passage: opened.passage,
-            untaken: Some(Box::pin(opened.silence.notified_owned())),
         }
     }
 

@@ -167,6 +167,14 @@ async fn streams_of_a_tunnel_are_limited_and_one_is_left_for_probes() {
     gateway.until_session("shell", true).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_one_source_are_limited() {
+    let (port, _gateway, _rest) = shell("[tunnels]\nstreams_per_source = 2").await;
+    let _open = two_find_room(port).await;
+
+    assert!(reach(port, "127.0.0.2").await.is_some(), "another source");
+}
+
 /// A gateway with a raw UDP port to a session that echoes, and whatever must live as long.
 async fn echo(flows: &str) -> (u16, Gateway, impl Sized) {
     let port = Port::reserve();
