@@ -65,6 +65,21 @@ impl<W: Write> Bounded<W> {
         }
     }
 
+    /// Writes the plain beginning of a text, as far as it certainly fits, at once; gives the rest.
+    fn put_plain<'a>(&mut self, text: &'a str) -> Result<&'a str, fmt::Error> {
+        if !self.tail.is_empty() || self.cut {
+            return Ok(text);
+        }
+        let mut plain = text.bytes().take(self.left);
+        let end = plain
+            .position(|byte| !matches!(byte, b' '..=b'~'))
+            .unwrap_or(text.len().min(self.left));
+        let (plain, rest) = text.split_at_checked(end).unwrap_or(("", text));
+        self.left -= plain.len();
+        self.to.write_str(plain)?;
+        Ok(rest)
+    }
+
     fn put(&mut self, piece: &str) -> fmt::Result {
         if self.cut {
             return Ok(());
@@ -84,7 +99,8 @@ impl<W: Write> Bounded<W> {
 
 impl<W: Write> Write for Bounded<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for c in text.chars() {
+        let rest = self.put_plain(text)?;
+        for c in rest.chars() {
             if self.cut {
                 break;
             }

@@ -21,6 +21,12 @@ use super::fields::{Fields, Shown};
 /// Keys that every JSON line has; a field of that name gets a `_` behind it.
 const OWN_KEYS: &[&str] = &["time", "level", "target", "message", "span"];
 
+/// Field of an event's text.
+const MESSAGE: &str = "message";
+
+/// What a JSON line has besides its fields' names and texts.
+const ROOM_BESIDES: usize = 384;
+
 const LOG: &str = "sallyport::log";
 const LOST: &str = "log lines could not be written in time";
 
@@ -93,13 +99,13 @@ where
 
 /// The line that tells how many lines could not be written.
 pub(super) fn lost_as_json(lost: u64) -> Vec<u8> {
-    let mut line = String::from("{");
+    let mut line = b"{".to_vec();
     member(&mut line, "time", &now());
     member(&mut line, "level", "WARN");
     member(&mut line, "target", LOG);
     member(&mut line, "message", LOST);
-    line.push_str(&format!(",\"lost\":{lost}}}\n"));
-    line.into_bytes()
+    line.extend_from_slice(format!(",\"lost\":{lost}}}\n").as_bytes());
+    line
 }
 
 /// As [`lost_as_json`], for people.
@@ -123,7 +129,7 @@ fn now() -> String {
 struct Line<'a> {
     time: String,
     event: &'a Metadata<'a>,
-    spans: Vec<(&'static str, Vec<Shown>)>,
+    spans: Vec<(&'static str, Fields)>,
     fields: Fields,
 }
 
@@ -133,7 +139,7 @@ impl<'a> Line<'a> {
             time: now(),
             event,
             spans: Vec::new(),
-            fields: Fields::default(),
+            fields: Fields::of_event(),
         }
     }
 
@@ -141,62 +147,58 @@ impl<'a> Line<'a> {
         self.spans = spans
             .from_root()
             .map(|span| {
-                let fields = span
-                    .extensions()
-                    .get::<Fields>()
-                    .map(|fields| fields.0.clone());
+                let fields = span.extensions().get::<Fields>().cloned();
                 (span.name(), fields.unwrap_or_default())
             })
             .collect();
     }
 
     fn message(&self) -> &str {
-        let message = self.fields.0.iter().find(|field| field.name == "message");
-        message.map_or("", |field| &field.text)
+        let message = self.fields.iter().find(|field| field.name == MESSAGE);
+        message.map_or("", |field| field.text)
     }
 
-    fn own_fields(&self) -> impl Iterator<Item = &Shown> {
-        self.fields.0.iter().filter(|field| field.name != "message")
+    fn own_fields(&self) -> impl Iterator<Item = Shown<'_>> {
+        self.fields.iter().filter(|field| field.name != MESSAGE)
     }
 
     /// `{"time":…,"level":…,"target":…,"message":…,"span":"connection/stream",…}`, of equal names the innermost.
     fn json(&self) -> Vec<u8> {
-        let spans: Vec<_> = self.spans.iter().map(|(name, _)| *name).collect();
-        let mut line = String::from("{");
+        let mut line = Vec::with_capacity(self.room());
+        line.push(b'{');
         member(&mut line, "time", &self.time);
         member(&mut line, "level", self.event.level().as_str());
         member(&mut line, "target", self.event.target());
-        member(&mut line, "message", self.message());
-        if !spans.is_empty() {
+        member(&mut line, MESSAGE, self.message());
+        if !self.spans.is_empty() {
+            let spans: Vec<_> = self.spans.iter().map(|(name, _)| *name).collect();
             member(&mut line, "span", &spans.join("/"));
         }
-        for field in self.innermost() {
-            let name = field.name;
-            let name = if OWN_KEYS.contains(&name) {
-                format!("{name}_")
-            } else {
-                name.to_owned()
-            };
-            if field.is_literal {
-                line.push_str(&format!(",{}:{}", quoted(&name), field.text));
-            } else {
-                member(&mut line, &name, &field.text);
+        for (depth, (_, fields)) in self.spans.iter().enumerate() {
+            let hidden = |name| self.is_hidden(depth, name);
+            for field in fields.iter().filter(|field| !hidden(field.name)) {
+                put(&mut line, field);
             }
         }
-        line.push_str("}\n");
-        line.into_bytes()
+        self.own_fields().for_each(|field| put(&mut line, field));
+        line.extend_from_slice(b"}\n");
+        line
     }
 
-    fn innermost(&self) -> Vec<&Shown> {
-        let mut all: Vec<&Shown> = Vec::new();
-        let of_spans = self.spans.iter().flat_map(|(_, fields)| fields);
-        for field in of_spans.chain(self.own_fields()) {
-            match all.iter_mut().find(|other| other.name == field.name) {
-                Some(other) => *other = field,
-                None => all.push(field),
-            }
-        }
-        all
+    /// About how long it will be, so that it is allocated once.
+    fn room(&self) -> usize {
+        let spans = self.spans.iter().map(|(_, fields)| fields);
+        let fields: usize = spans.chain([&self.fields]).map(Fields::length).sum();
+        fields + ROOM_BESIDES
+    }
+
+    /// Whether a field of the span at `depth` is that of something further in.
+    fn is_hidden(&self, depth: usize, name: &str) -> bool {
+        let spans = self.spans.iter().skip(depth + 1);
+        let mut inner = spans
+            .flat_map(|(_, fields)| fields.iter())
+            .chain(self.own_fields());
+        inner.any(|field| field.name == name)
     }
 
     /// `time LEVEL target: message field=value [connection peer=… > stream session=…]`.
@@ -215,27 +217,46 @@ impl<'a> Line<'a> {
     }
 }
 
-fn member(line: &mut String, name: &str, text: &str) {
-    if !line.ends_with('{') {
-        line.push(',');
+/// A field behind others.
+fn put(line: &mut Vec<u8>, field: Shown<'_>) {
+    if OWN_KEYS.contains(&field.name) {
+        key(line, &format!("{}_", field.name));
+    } else {
+        key(line, field.name);
     }
-    line.push_str(&quoted(name));
-    line.push(':');
-    line.push_str(&quoted(text));
+    if field.is_literal {
+        line.extend_from_slice(field.text.as_bytes());
+    } else {
+        quote(line, field.text);
+    }
 }
 
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+fn member(line: &mut Vec<u8>, name: &str, text: &str) {
+    key(line, name);
+    quote(line, text);
+}
+
+fn key(line: &mut Vec<u8>, name: &str) {
+    if line.len() > 1 {
+        line.push(b',');
+    }
+    quote(line, name);
+    line.push(b':');
+}
+
+/// Text as JSON has it. Nothing can fail: it is text, and goes to memory.
+fn quote(line: &mut Vec<u8>, text: &str) {
+    drop(serde_json::to_writer(line, text));
 }
 
 /// A value that could be taken for more than one is quoted.
-fn pair(field: &Shown) -> String {
-    let text = &field.text;
+fn pair(field: Shown<'_>) -> String {
+    let text = field.text;
     let plain = |c: char| c.is_alphanumeric() || "-_.:/+%@#*,~$!?&'".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         format!(" {}={text}", field.name)
     } else {
-        format!(" {}={}", field.name, quoted(text))
+        format!(" {}={}", field.name, serde_json::Value::from(text))
     }
 }
 

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 const WAITING: usize = 4096;
 /// Bytes written at once while lines wait.
 const BATCH: usize = 64 << 10;
+/// Between two writes. Lines that come one by one would else each cost a call of the system and, for whoever logs, the
+/// waking of the thread that writes.
+const PAUSE: Duration = Duration::from_millis(10);
 /// How long a flush tries.
 const FLUSH: Duration = Duration::from_secs(1);
 const FLUSH_RETRY: Duration = Duration::from_millis(10);
@@ -101,8 +104,12 @@ impl<W: Write> Writer<W> {
             self.note_losses(&mut batch);
             // there is nowhere left to report to
             drop(self.out.write_all(&batch).and_then(|()| self.out.flush()));
+            let hurried = !flushed.is_empty();
             for done in flushed {
                 let _given_up = done.send(());
+            }
+            if !hurried {
+                thread::sleep(PAUSE);
             }
         }
     }
