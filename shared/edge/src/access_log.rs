@@ -101,8 +101,8 @@ impl Record {
         &self.meter
     }
 
-    pub(crate) fn routed(&self, host: &impl ToString, session: &SessionId) {
-        let _first_stays = self.host.set(host.to_string());
+    pub(crate) fn routed(&self, host: &str, session: &SessionId) {
+        let _first_stays = self.host.set(host.to_owned());
         let _first_stays = self.session.set(session.clone());
     }
 

@@ -1,6 +1,8 @@
 //! One request and its answer.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,10 +48,26 @@ pub(crate) struct Context<O> {
     pub(crate) limits: Arc<Limits>,
     pub(crate) tasks: Tasks,
     pub(crate) client: ClientInfo,
+    pub(crate) named: Named,
     pub(crate) gate: Handle,
     pub(crate) upstreams: Upstreams<O>,
     /// What follows when hyper has let go of an upgraded connection of HTTP/1.1.
     pub(crate) after: Mutex<Option<BoxFuture<'static, ()>>>,
+}
+
+/// A client's addresses as each of its requests tells them.
+pub(crate) struct Named {
+    address: String,
+    local: String,
+}
+
+impl Named {
+    pub(crate) fn of(client: &ClientInfo) -> Self {
+        Self {
+            address: client.address.to_string(),
+            local: client.local.to_string(),
+        }
+    }
 }
 
 /// What becomes of a request that did not fail.
@@ -86,7 +104,7 @@ impl<O: Opener> Context<O> {
         let exchange = Arc::new(self.gate.begin());
         let record = Arc::new(Record::new(
             request_id::fresh(),
-            self.client.address.to_string(),
+            self.named.address.clone(),
             &request,
         ));
         let grace = Grace::new(self.client.http, request.body(), &self.limits, &self.tasks);
@@ -149,11 +167,12 @@ impl<O: Opener> Context<O> {
                 target: _,
             } => (session, prefix),
         };
-        record.routed(&canonical.host, &session);
+        record.routed(canonical.host.as_str(), &session);
         let routed = self.routed(canonical, &session, prefix, record).await?;
         match (&routed.request.websocket, upgrade) {
             (Some(_), Some(upgrade)) => {
-                self.websocket::<S>(routed, upgrade, record, exchange).await
+                // Rare and large: it has a place of its own, so that no other request has to make room for it.
+                Box::pin(self.websocket::<S>(routed, upgrade, record, exchange)).await
             }
             (Some(_), None) => Err(Failure::new(
                 Code::Internal,
@@ -222,17 +241,17 @@ impl<O: Opener> Context<O> {
         let seen = self.client.address;
         // A trusted proxy in front names the client, but not its port.
         let address = match request.origin.client() {
-            Some(told) if told != seen.ip().to_canonical() => (told, 0).into(),
-            _ => seen,
+            Some(told) if told != seen.ip().to_canonical() => SocketAddr::from((told, 0)).to_string(),
+            _ => self.named.address.clone(),
         };
         Ask {
             found: routed.found.clone(),
             kind: Kind::Http,
             client: Client {
-                address: address.to_string(),
-                host: request.host.to_string(),
+                address,
+                host: request.host.as_str().to_owned(),
                 tls: !self.client.tls.is_empty(),
-                local: self.client.local.to_string(),
+                local: self.named.local.clone(),
             },
             request_id: record.request_id().to_owned(),
             credential: request.credential.expose().to_owned(),
@@ -260,8 +279,10 @@ impl<O: Opener> Context<O> {
                 .expects
                 .then(|| expect(&mut upload, &mut head));
             let request = Request::from_parts(head, upload);
-            let sent = self.upstreams.send(&ask, request, record, choice);
-            let sent = self.within(&routed.found, record, sent).await;
+            let sent = {
+                let sent = pin!(self.upstreams.send(&ask, request, record, choice));
+                self.within(&routed.found, record, sent).await
+            };
             let error = match sent.ok_or_else(|| blame::too_slow(&ask.found.session))? {
                 Ok(answered) => {
                     if let Some(expectation) = expectation {
@@ -299,10 +320,9 @@ impl<O: Opener> Context<O> {
         &self,
         found: &Found,
         record: &Record,
-        answer: F,
+        mut answer: Pin<&mut F>,
     ) -> Option<F::Output> {
         let limit = found.answer_within.unwrap_or(self.limits.answer);
-        let mut answer = std::pin::pin!(answer);
         loop {
             let due = record.last_heard() + limit;
             tokio::select! {
@@ -333,8 +353,11 @@ impl<O: Opener> Context<O> {
                 .about(&session));
         };
         handshake.write(&mut routed.head.headers);
-        let opened = self.within(&routed.found, record, self.open_websocket(&routed, record));
-        let (answer, lease, raw) = opened.await.ok_or_else(|| blame::too_slow(&session))??;
+        let opened = {
+            let opened = pin!(self.open_websocket(&routed, record));
+            self.within(&routed.found, record, opened).await
+        };
+        let (answer, lease, raw) = opened.ok_or_else(|| blame::too_slow(&session))??;
         let prefix = routed.prefix;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Outcome::Session {

@@ -135,14 +135,14 @@ fn may_be_last(name: &HeaderName) -> bool {
     !NEVER_LAST.contains(name) && !HOP_BY_HOP.contains(name) && !is_ours(name)
 }
 
-/// Removes the fields of this hop and those that `Connection` names.
-pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+/// Removes the fields of this hop, those that `Connection` names, and `others`.
+fn strip_hop_by_hop(headers: &mut HeaderMap, others: impl Fn(&HeaderName) -> bool) {
     let named: Vec<HeaderName> = list_items(headers, &CONNECTION)
         .filter_map(|item| HeaderName::from_bytes(item.as_bytes()).ok())
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
+    retain(headers, |name| {
+        !HOP_BY_HOP.contains(name) && !named.contains(name) && !others(name)
+    });
 }
 
 /// Removes from a client's request all that is not for the session: the fields of this hop, `Host`, and what only we
@@ -150,15 +150,12 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 ///
 /// Ours are set after this, so that `Connection` cannot name them.
 pub(crate) fn strip_request(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    headers.remove(HOST);
-    retain(headers, |name| !is_ours(name));
+    strip_hop_by_hop(headers, |name| *name == HOST || is_ours(name));
 }
 
 /// Removes from a session's answer the fields of this hop and all `Proxy-*`.
 pub(crate) fn strip_answer(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    retain(headers, |name| !name.as_str().starts_with("proxy-"));
+    strip_hop_by_hop(headers, |name| name.as_str().starts_with("proxy-"));
 }
 
 fn is_ours(name: &HeaderName) -> bool {

@@ -1,6 +1,5 @@
 //! What a session is told about where a request came from.
 
-use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
@@ -15,6 +14,9 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// What `Forwarded` needs for one hop and a usual host.
+const FORWARDED_ROOM: usize = 96;
 
 /// Header field with the id of a request, towards session and client.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -82,28 +84,27 @@ impl Origin {
         request_id: &str,
     ) {
         let hops: Vec<String> = self.hops.iter().map(IpAddr::to_string).collect();
-        let client = self.client().map(|address| address.to_string());
+        // The same place as in `client`.
+        let client = hops.iter().rev().nth(1).or_else(|| hops.first());
+        set(headers, REAL_IP, client.map_or("", String::as_str));
+        set(headers, FORWARDED, &self.forwarded(&hops, host));
         set(headers, FORWARDED_FOR, &hops.join(", "));
         set(headers, FORWARDED_PROTO, self.proto);
-        set(headers, FORWARDED_HOST, &host.to_string());
-        set(headers, REAL_IP, client.as_deref().unwrap_or_default());
-        set(headers, FORWARDED, &self.forwarded(host));
+        set(headers, FORWARDED_HOST, host.as_str());
         set(headers, REQUEST_ID, request_id);
         if let Some(prefix) = prefix {
             set(headers, FORWARDED_PREFIX, prefix);
         }
     }
 
-    fn forwarded(&self, host: &Host) -> String {
-        let mut text = String::new();
-        for hop in &self.hops {
+    fn forwarded(&self, hops: &[String], host: &Host) -> String {
+        let mut text = String::with_capacity(FORWARDED_ROOM);
+        for (hop, shown) in self.hops.iter().zip(hops) {
             let start = if text.is_empty() { "" } else { ", " };
-            let _infallible = match hop {
-                IpAddr::V4(address) => write!(text, "{start}for={address}"),
-                IpAddr::V6(address) => write!(text, "{start}for=\"[{address}]\""),
-            };
+            let (open, close) = if hop.is_ipv6() { ("\"[", "]\"") } else { ("", "") };
+            text.extend([start, "for=", open, shown, close]);
         }
-        let _infallible = write!(text, ";host=\"{host}\";proto={}", self.proto);
+        text.extend([";host=\"", host.as_str(), "\";proto=", self.proto]);
         text
     }
 }

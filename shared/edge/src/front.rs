@@ -18,7 +18,7 @@ use tracing::debug;
 
 use crate::aborting::Aborting;
 use crate::client::HttpVersion;
-use crate::exchange::Context;
+use crate::exchange::{Context, Named};
 use crate::executor::Owned;
 use crate::fault::Fault;
 use crate::gate::{Ended, Gate};
@@ -72,6 +72,7 @@ impl<O: Opener> Front<O> {
             sites: Arc::clone(&self.sites),
             limits: Arc::clone(&self.limits),
             tasks: self.tasks.clone(),
+            named: Named::of(&client),
             client,
             gate: handle,
             upstreams: Upstreams::new(

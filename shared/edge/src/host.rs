@@ -16,6 +16,7 @@ const LABEL_MAX: usize = 63;
 pub struct Host {
     name: HostName,
     port: Option<u16>,
+    text: String,
 }
 
 /// A host without its port.
@@ -44,6 +45,12 @@ impl Host {
     pub const fn port(&self) -> Option<u16> {
         self.port
     }
+
+    /// Both as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
 }
 
 impl FromStr for Host {
@@ -66,16 +73,17 @@ impl FromStr for Host {
                 (name.parse()?, port_after(after)?)
             }
         };
-        Ok(Self { name, port })
+        let text = match port {
+            Some(port) => format!("{name}:{port}"),
+            None => name.to_string(),
+        };
+        Ok(Self { name, port, text })
     }
 }
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => write!(f, "{}:{port}", self.name),
-            None => self.name.fmt(f),
-        }
+        f.write_str(&self.text)
     }
 }
 

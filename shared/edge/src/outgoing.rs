@@ -32,13 +32,13 @@ pub(crate) fn head(
             write_two(request, &mut headers);
             (
                 Version::HTTP_2,
-                format!("http://{}{}", request.host, path.target())
+                format!("http://{}{}", request.host.as_str(), path.target())
                     .parse::<Uri>()
                     .ok()?,
             )
         }
         Protocol::Http | Protocol::Vnc | Protocol::Tcp | Protocol::Tls | Protocol::Udp => {
-            headers.insert(HOST, HeaderValue::try_from(request.host.to_string()).ok()?);
+            headers.insert(HOST, HeaderValue::from_str(request.host.as_str()).ok()?);
             write_one(request, &mut headers);
             (Version::HTTP_11, path.target().parse::<Uri>().ok()?)
         }
@@ -86,8 +86,8 @@ fn write_length(request: &Canonical, headers: &mut HeaderMap) {
 
 fn write_trailer_names(request: &Canonical, headers: &mut HeaderMap) {
     let names: Vec<&str> = request.trailers.iter().map(HeaderName::as_str).collect();
-    if let Ok(value) = HeaderValue::try_from(names.join(", "))
-        && !names.is_empty()
+    if !names.is_empty()
+        && let Ok(value) = HeaderValue::try_from(names.join(", "))
     {
         headers.insert(TRAILER, value);
     }

@@ -1,8 +1,10 @@
 //! Ids by which a client's report and our log find each other.
 
-use std::fmt::Write;
-
 use aws_lc_rs::rand;
+
+const DIGITS: [char; 16] = [
+    '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
+];
 
 /// 80 random bits in hexadecimal.
 pub(crate) fn fresh() -> String {
@@ -10,10 +12,10 @@ pub(crate) fn fresh() -> String {
     if rand::fill(&mut bytes).is_err() {
         tracing::warn!("no randomness, so request ids repeat");
     }
-    bytes
-        .iter()
-        .fold(String::with_capacity(20), |mut text, byte| {
-            let _infallible = write!(text, "{byte:02x}");
-            text
-        })
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        let halves = [byte >> 4, byte & 0xf].map(|half| DIGITS.get(usize::from(half)));
+        text.extend(halves.into_iter().flatten());
+    }
+    text
 }

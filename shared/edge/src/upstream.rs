@@ -102,7 +102,7 @@ impl<O: Opener> Upstreams<O> {
         choice: Choice,
     ) -> Result<(Response<Incoming>, Lease), NoAnswer> {
         match ask.found.protocol {
-            Protocol::H2c => self.send_two(ask, request, record, choice).await,
+            Protocol::H2c => Box::pin(self.send_two(ask, request, record, choice)).await,
             Protocol::Http | Protocol::Vnc | Protocol::Tcp | Protocol::Tls | Protocol::Udp => {
                 self.send_one(ask, request, record, choice).await
             }
@@ -145,7 +145,7 @@ impl<O: Opener> Upstreams<O> {
         };
         let (mut stream, reused) = match kept {
             Some(stream) => (stream, true),
-            None => (self.open_one(ask, record).await?, false),
+            None => (Box::pin(self.open_one(ask, record)).await?, false),
         };
         let way = Arc::clone(&stream.way);
         record.through(&way);

@@ -94,8 +94,17 @@ impl HeadScan {
     /// Looks at what is new in `bytes`, which begins with the head; gives the length of the head
     /// once its empty line is there.
     pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Bad> {
-        while let Some(byte) = bytes.get(self.seen) {
+        loop {
+            let new = bytes.get(self.seen..).unwrap_or_default();
             let after_cr = self.seen > 0 && bytes.get(self.seen - 1) == Some(&b'\r');
+            let plain = if after_cr { 0 } else { plain_run(new) };
+            if plain > 0 {
+                self.seen += plain;
+                self.check_room(bytes, limits)?;
+            }
+            let Some(byte) = new.get(plain) else {
+                return Ok(None);
+            };
             self.seen += 1;
             match (byte, after_cr) {
                 (b'\n', true) => {
@@ -108,7 +117,6 @@ impl HeadScan {
                 _ => self.check_room(bytes, limits)?,
             }
         }
-        Ok(None)
     }
 
     /// A line is complete: `seen` stands behind its LF.
@@ -128,36 +136,44 @@ impl HeadScan {
         Ok(line.is_empty().then_some(self.seen))
     }
 
+    /// Whether what was seen of a line fits. Of two limits the one that comes first is told.
     fn check_room(&self, bytes: &[u8], limits: &Limits) -> Result<(), Bad> {
-        let length = self.seen - self.line_start;
         if !self.first_line_done {
-            return check_request_line_so_far(bytes, length, limits);
+            return check_request_line_so_far(bytes, self.seen - self.line_start, limits);
         }
-        if length > limits.field_bytes + 2 {
-            return Err(Bad::FieldTooLarge);
+        let (field, head) = (self.line_start + limits.field_bytes + 2, limits.head_bytes);
+        if self.seen <= field.min(head) {
+            return Ok(());
         }
-        if self.seen > limits.head_bytes {
-            return Err(Bad::HeadTooLarge);
-        }
-        Ok(())
+        Err(if field <= head {
+            Bad::FieldTooLarge
+        } else {
+            Bad::HeadTooLarge
+        })
     }
 }
 
+/// How many bytes come before one that ends a line or must not be there.
+fn plain_run(bytes: &[u8]) -> usize {
+    let special = |byte: &u8| matches!(byte, b'\r' | b'\n' | 0);
+    bytes.iter().position(special).unwrap_or(bytes.len())
+}
+
 fn check_request_line_so_far(bytes: &[u8], length: usize, limits: &Limits) -> Result<(), Bad> {
+    let so_far = bytes
+        .get(..length.min(METHOD_BYTES + 1))
+        .unwrap_or_default();
+    let method = so_far
+        .split(|byte| *byte == b' ')
+        .next()
+        .unwrap_or_default();
+    if method.len() > METHOD_BYTES
+        || !method.iter().all(|byte| is_token(*byte) || *byte == b'\r')
+    {
+        return Err(Bad::Line);
+    }
     if length > METHOD_BYTES + limits.target_bytes + " HTTP/1.1 ".len() {
         return Err(Bad::TargetTooLong);
-    }
-    if length <= METHOD_BYTES + 1 {
-        let so_far = bytes.get(..length).unwrap_or_default();
-        let method = so_far
-            .split(|byte| *byte == b' ')
-            .next()
-            .unwrap_or_default();
-        if method.len() > METHOD_BYTES
-            || !method.iter().all(|byte| is_token(*byte) || *byte == b'\r')
-        {
-            return Err(Bad::Line);
-        }
     }
     Ok(())
 }
@@ -169,6 +185,15 @@ fn check_request_line_so_far(bytes: &[u8], length: usize, limits: &Limits) -> Re
 /// is [`Bad::Line`].
 pub fn validate_head(raw: &[u8], limits: &Limits) -> Result<HeadShape, Bad> {
     let length = HeadScan::new().scan(raw, limits)?.ok_or(Bad::Line)?;
+    validate_scanned(raw, length, limits)
+}
+
+/// As [`validate_head`], for a head that [`HeadScan`] has found the end of.
+pub(super) fn validate_scanned(
+    raw: &[u8],
+    length: usize,
+    limits: &Limits,
+) -> Result<HeadShape, Bad> {
     let mut lines = Lines(raw.get(..length).unwrap_or_default());
     let line = RequestLine::parse(lines.next().ok_or(Bad::Line)?, limits)?;
     let mut facts = Facts::default();

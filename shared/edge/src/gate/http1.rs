@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::chunked::Chunks;
 use super::handle::Shared;
-use super::head::{Framing, HeadScan, HeadShape, validate_head};
+use super::head::{Framing, HeadScan, HeadShape, validate_scanned};
 use super::inbox::Inbox;
 use super::{Bad, Due, Ended};
 use crate::limits::Limits;
@@ -196,7 +196,7 @@ impl Http1 {
             *skipped_line = true;
         }
         match scan.scan(self.inbox.bytes(), &self.limits)? {
-            Some(_length) => validate_head(self.inbox.bytes(), &self.limits).map(Some),
+            Some(length) => validate_scanned(self.inbox.bytes(), length, &self.limits).map(Some),
             None => Ok(None),
         }
     }
