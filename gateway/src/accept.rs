@@ -127,6 +127,7 @@ impl Doors {
         listen::accept_loop(listener, sockets, listeners.stopping(), on).await;
     }
 
+    /// Each step has a place of its own while it lasts: a connection that is idle for long holds none of those before.
     async fn receive(self: Arc<Self>, accepted: Accepted, newcomer: Newcomer) {
         let open = self.open.load_full();
         let established = tokio::select! {
@@ -156,11 +157,11 @@ impl Doors {
             }
             Established::Passthrough { sni, io, client } => {
                 drop((newcomer, slot));
-                self.pass(sni, io, client).await;
+                Box::pin(self.pass(sni, io, client)).await;
             }
             Established::Front { tls, client } => {
                 drop((newcomer, slot));
-                self.front(&open, tls, client).await;
+                Box::pin(self.front(&open, tls, client)).await;
             }
         }
     }
@@ -175,7 +176,7 @@ impl Doors {
             return;
         };
         self.hub.figures.connection("front");
-        Box::pin(open.front.serve(tls, client)).await;
+        open.front.serve(tls, client).await;
     }
 
     /// TLS that nobody opens here.

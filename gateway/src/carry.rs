@@ -60,7 +60,7 @@ impl Caller {
 /// Carries a client's bytes to a session and back until both are done.
 pub async fn carry<C: Duplex>(hub: &Arc<Hub>, to: &Destination, caller: &Caller, mut client: C) {
     let start = Instant::now();
-    let opened = match open(hub, to, caller.want()).await {
+    let opened = match Box::pin(open(hub, to, caller.want())).await {
         Ok(opened) => opened,
         Err(denial) => {
             hub.figures.refusal(denial.code);

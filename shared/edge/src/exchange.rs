@@ -241,7 +241,9 @@ impl<O: Opener> Context<O> {
         let seen = self.client.address;
         // A trusted proxy in front names the client, but not its port.
         let address = match request.origin.client() {
-            Some(told) if told != seen.ip().to_canonical() => SocketAddr::from((told, 0)).to_string(),
+            Some(told) if told != seen.ip().to_canonical() => {
+                SocketAddr::from((told, 0)).to_string()
+            }
             _ => self.named.address.clone(),
         };
         Ask {

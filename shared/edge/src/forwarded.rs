@@ -101,7 +101,11 @@ impl Origin {
         let mut text = String::with_capacity(FORWARDED_ROOM);
         for (hop, shown) in self.hops.iter().zip(hops) {
             let start = if text.is_empty() { "" } else { ", " };
-            let (open, close) = if hop.is_ipv6() { ("\"[", "]\"") } else { ("", "") };
+            let (open, close) = if hop.is_ipv6() {
+                ("\"[", "]\"")
+            } else {
+                ("", "")
+            };
             text.extend([start, "for=", open, shown, close]);
         }
         text.extend([";host=\"", host.as_str(), "\";proto=", self.proto]);

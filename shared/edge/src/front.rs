@@ -2,7 +2,6 @@
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -12,7 +11,6 @@ use sallyport_ops::Tasks;
 use sallyport_ops::paced::PacedSources;
 use sallyport_splice::Duplex;
 use sallyport_wire::Code;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -183,8 +181,7 @@ impl<O: Opener> Front<O> {
         end: impl Fn(Pin<&mut C>),
         context: &Context<O>,
     ) -> hyper::Result<()> {
-        let mut sweep = interval((self.limits.upstream_idle / 2).max(Duration::from_millis(10)));
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tidying = pin!(context.upstreams.tidy());
         let mut ending = false;
         loop {
             tokio::select! {
@@ -197,7 +194,7 @@ impl<O: Opener> Front<O> {
                     ending = true;
                     end(connection.as_mut());
                 }
-                _ = sweep.tick() => context.upstreams.sweep(),
+                never = &mut tidying => match never {},
             }
         }
     }

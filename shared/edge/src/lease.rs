@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper::client::conn::http1;
 use sallyport_wire::SessionId;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::DropGuard;
 
@@ -57,7 +58,10 @@ impl Stream {
 
 /// Streams of HTTP/1.1 that wait for another request.
 #[derive(Debug, Default)]
-pub(crate) struct Idle(Mutex<Vec<IdleStream>>);
+pub(crate) struct Idle {
+    streams: Mutex<Vec<IdleStream>>,
+    filled: Notify,
+}
 
 #[derive(Debug)]
 pub(crate) struct IdleStream {
@@ -68,7 +72,21 @@ pub(crate) struct IdleStream {
 
 impl Idle {
     fn list(&self) -> MutexGuard<'_, Vec<IdleStream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves once something was kept since it last did.
+    pub(crate) async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    /// Something is kept, here or beside it.
+    pub(crate) fn tell_filled(&self) {
+        self.filled.notify_one();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list().is_empty()
     }
 
     fn put(&self, key: Key, stream: Stream) {
@@ -80,6 +98,7 @@ impl Idle {
             stream,
         });
         drop(list);
+        self.tell_filled();
         if let Some(oldest) = oldest {
             oldest.stream.close();
         }

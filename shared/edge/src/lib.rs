@@ -5,6 +5,8 @@
 //! last of these, behind a `gate` that holds every deadline and budget and refuses what two parsers
 //! could read in two ways; the rest is what `front` does with one request.
 
+#[cfg(test)]
+mod sizes;
 pub mod establish;
 pub mod proxy_protocol;
 pub mod clienthello;

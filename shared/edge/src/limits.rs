@@ -116,7 +116,7 @@ pub struct Limits {
     /// For the first byte of an answer, where the session asks for a limit without naming one (300 s).
     #[serde(deserialize_with = "duration")]
     pub answer: Duration,
-    /// That a stream to a session is kept without a request (30 s).
+    /// That a stream to a session is kept without a request (2 s); it holds a connection there and about 30 KiB here.
     #[serde(deserialize_with = "duration")]
     pub upstream_idle: Duration,
 }
@@ -165,7 +165,7 @@ impl Default for Limits {
             relay_wait: Duration::from_secs(2),
             relay_waiting: 1_000,
             answer: Duration::from_secs(300),
-            upstream_idle: Duration::from_secs(30),
+            upstream_idle: Duration::from_secs(2),
         }
     }
 }

@@ -4,7 +4,9 @@
 //! same three and closed with the client connection, so a session that loses count of its own framing can only hurt
 //! the client that it lost it with.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -13,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use sallyport_ops::Tasks;
 use sallyport_wire::Code;
 use sallyport_wire::message::Protocol;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug};
 
@@ -109,8 +111,25 @@ impl<O: Opener> Upstreams<O> {
         }
     }
 
-    /// Closes the streams that were not used for [`Limits::upstream_idle`].
-    pub(crate) fn sweep(&self) {
+    /// Closes streams that were not used for [`Limits::upstream_idle`], for as long as it is polled. It wakes nobody
+    /// while there are none.
+    pub(crate) async fn tidy(&self) -> Infallible {
+        let pause = (self.limits.upstream_idle / 2).max(Duration::from_millis(10));
+        loop {
+            self.idle.filled().await;
+            while self.keeps_any() {
+                sleep(pause).await;
+                self.sweep();
+            }
+        }
+    }
+
+    fn keeps_any(&self) -> bool {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        !links.is_empty() || !self.idle.is_empty()
+    }
+
+    fn sweep(&self) {
         let since = Instant::now().checked_sub(self.limits.upstream_idle);
         let Some(since) = since else { return };
         self.idle.retain(|idle| idle.since > since);
@@ -254,6 +273,7 @@ impl<O: Opener> Upstreams<O> {
         }
         let slot = LinkSlot::default();
         links.push((key, Arc::clone(&slot)));
+        self.idle.tell_filled();
         slot
     }
 

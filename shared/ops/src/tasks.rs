@@ -62,10 +62,20 @@ impl Tasks {
     ///
     /// A panic in it is caught, counted and logged; nothing else ends with it.
     pub fn spawn(&self, span: Span, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(self.watched(task).instrument(span));
+    }
+
+    /// A task that ends when its owner is stopped, and whose panic goes no further.
+    fn watched<F>(&self, task: F) -> impl Future<Output = ()> + Send + use<F>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        // Each future around it would else have room for the whole task more than once, for as long as it lives.
+        let task = Box::pin(task);
         let stop = self.stop.clone();
         let counted_above: Vec<_> = self.above.iter().map(TaskTracker::token).collect();
         let panics = self.panics.clone();
-        let watched = async move {
+        async move {
             let _counted = counted_above;
             let stoppable = stop.run_until_cancelled_owned(task);
             if let Err(panic) = AssertUnwindSafe(stoppable).catch_unwind().await {
@@ -75,8 +85,7 @@ impl Tasks {
                     "a task panicked; what it served is lost"
                 );
             }
-        };
-        self.tracker.spawn(watched.instrument(span));
+        }
     }
 
     /// Cancelled when the tasks are to end; for a task that has something to do before it does.
@@ -126,6 +135,17 @@ mod tests {
 
     fn forever() -> impl Future<Output = ()> + Send + 'static {
         std::future::pending()
+    }
+
+    #[test]
+    fn a_task_is_held_once() {
+        let large = async {
+            let held = [0_u8; 4096];
+            std::future::pending::<()>().await;
+            assert_eq!(held.len(), 4096);
+        };
+        let size = size_of_val(&Tasks::new().watched(large));
+        assert!(size <= 512, "{size}");
     }
 
     #[tokio::test(start_paused = true)]

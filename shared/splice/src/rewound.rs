@@ -17,8 +17,13 @@ pub struct Rewound<S> {
 }
 
 impl<S> Rewound<S> {
-    /// Puts `first` back in front of `inner`.
-    pub const fn new(first: Bytes, inner: S) -> Self {
+    /// Puts `first` back in front of `inner`. The memory behind it is let go of once it is empty, which it may be.
+    pub fn new(first: Bytes, inner: S) -> Self {
+        let first = if first.is_empty() {
+            Bytes::new()
+        } else {
+            first
+        };
         Self { first, inner }
     }
 

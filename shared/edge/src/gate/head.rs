@@ -167,9 +167,7 @@ fn check_request_line_so_far(bytes: &[u8], length: usize, limits: &Limits) -> Re
         .split(|byte| *byte == b' ')
         .next()
         .unwrap_or_default();
-    if method.len() > METHOD_BYTES
-        || !method.iter().all(|byte| is_token(*byte) || *byte == b'\r')
-    {
+    if method.len() > METHOD_BYTES || !method.iter().all(|byte| is_token(*byte) || *byte == b'\r') {
         return Err(Bad::Line);
     }
     if length > METHOD_BYTES + limits.target_bytes + " HTTP/1.1 ".len() {
