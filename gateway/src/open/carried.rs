@@ -5,9 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use sallyport_edge::opener::Way;
 use sallyport_link::TunnelStream;
-use sallyport_splice::Abort;
+use sallyport_splice::{Abort, Duplex, Pieces};
 use sallyport_wire::{Code, Refusal};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::futures::OwnedNotified;
@@ -106,6 +107,34 @@ impl AsyncWrite for Carried {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+impl Duplex for Carried {
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        to: &mut Pieces,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let Poll::Ready(taken) = self.stream.poll_take(cx, most, to)? else {
+            let silence = self.poll_silence(cx);
+            return Some(silence.map(|()| Err(Refusal(Code::TunnelLost).into())));
+        };
+        let counted = taken.inspect(|bytes| self.passage.meter().add_down(*bytes as u64));
+        Some(Poll::Ready(counted))
+    }
+
+    fn poll_give(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &mut Bytes,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let given = self.stream.poll_give(cx, piece);
+        if let Some(Poll::Ready(Ok(bytes))) = given {
+            self.passage.meter().add_up(bytes as u64);
+        }
+        given
     }
 }
 

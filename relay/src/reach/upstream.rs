@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use sallyport_splice::Abort;
+use sallyport_splice::{Abort, Duplex};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -74,6 +74,8 @@ impl AsyncWrite for Upstream {
         }
     }
 }
+
+impl Duplex for Upstream {}
 
 impl Abort for Upstream {
     fn abort(&mut self, code: u32) {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use sallyport_splice::{Abort, Entry};
+use sallyport_splice::{Abort, Duplex, Entry};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream to a session that counts in the ledger, where it stays listed until the last of its connection's
@@ -76,6 +76,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         self.inner.is_write_vectored()
     }
 }
+
+impl<S: Duplex> Duplex for Metered<S> {}
 
 impl<S: Abort> Abort for Metered<S> {
     fn abort(&mut self, code: u32) {

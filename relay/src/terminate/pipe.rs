@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use sallyport_splice::Abort;
+use sallyport_splice::{Abort, Duplex};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
 /// One end of a pipe. Only a shutdown is an end: whatever is aborted, or dropped before, is a reset for its reader.
@@ -85,6 +85,8 @@ impl AsyncWrite for Pipe {
         Pin::new(&mut this.io).poll_shutdown(cx)
     }
 }
+
+impl Duplex for Pipe {}
 
 impl Abort for Pipe {
     /// The peer sees it once this end is dropped, after what is on its way.

@@ -96,6 +96,8 @@ impl<S: Duplex> AsyncWrite for Frames<S> {
     }
 }
 
+impl<S: Duplex> Duplex for Frames<S> {}
+
 impl<S: Duplex> Abort for Frames<S> {
     fn abort(&mut self, code: u32) {
         self.socket.get_mut().abort(code);

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 
-use sallyport_splice::{Abort, Duplex};
+use bytes::Bytes;
+use sallyport_splice::{Abort, Duplex, Pieces};
 use sallyport_wire::{Code, Refusal};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -128,6 +129,27 @@ impl<S: Duplex> AsyncWrite for Aborting<S> {
         self.inner
             .as_ref()
             .is_some_and(AsyncWrite::is_write_vectored)
+    }
+}
+
+impl<S: Duplex> Duplex for Aborting<S> {
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        to: &mut Pieces,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let taken = self.inner.as_mut()?.poll_take(cx, most, to)?;
+        Some(taken.map(|result| self.noted(result)))
+    }
+
+    fn poll_give(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &mut Bytes,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let given = self.inner.as_mut()?.poll_give(cx, piece)?;
+        Some(given.map(|result| self.noted(result)))
     }
 }
 

@@ -328,6 +328,8 @@ impl<S: Duplex> AsyncWrite for Gate<S> {
     }
 }
 
+impl<S: Duplex> Duplex for Gate<S> {}
+
 impl<S: Abort> Abort for Gate<S> {
     fn abort(&mut self, code: u32) {
         self.io.abort(code);

@@ -199,6 +199,8 @@ impl StreamOfTwo {
     }
 }
 
+impl Duplex for StreamOfTwo {}
+
 impl Abort for StreamOfTwo {
     fn abort(&mut self, _code: u32) {
         self.0 = None;

@@ -1,9 +1,10 @@
 //! A QUIC stream, which tells its ends itself (RFC 9000 §3).
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use sallyport_wire::Code;
 use tokio::io::ReadBuf;
 
@@ -51,6 +52,17 @@ impl OverQuic {
         let send = Pin::new(&mut self.send);
         send.poll_write(cx, buf)
             .map_err(|error| write_error(&error))
+    }
+
+    /// Received bytes lie in pieces of one packet each, which cost more to hand over than to copy.
+    pub(crate) fn poll_give(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &mut Bytes,
+    ) -> Poll<io::Result<usize>> {
+        let written = pin!(self.send.write_chunks(std::slice::from_mut(piece))).poll(cx);
+        let written = ready!(written).map_err(|error| write_error(&error))?;
+        Poll::Ready(Ok(written.bytes))
     }
 
     pub(crate) fn finish(&mut self) -> io::Result<()> {

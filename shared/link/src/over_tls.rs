@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sallyport_mux::{Broken, Driver, Stream, StreamError};
+use sallyport_splice::Pieces;
 use sallyport_wire::Code;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
@@ -105,6 +107,21 @@ impl OverTls {
     ) -> Poll<io::Result<usize>> {
         let stream = Pin::new(&mut self.stream);
         stream.poll_write(cx, buf).map_err(|error| failed(&error))
+    }
+
+    pub(crate) fn poll_take(
+        &self,
+        cx: &Context<'_>,
+        most: usize,
+        to: &mut Pieces,
+    ) -> Poll<io::Result<usize>> {
+        let taken = self.stream.poll_take(cx, most, to);
+        taken.map_err(|error| failed(&error))
+    }
+
+    pub(crate) fn poll_give(&self, cx: &Context<'_>, piece: &mut Bytes) -> Poll<io::Result<usize>> {
+        let given = self.stream.poll_give(cx, piece);
+        given.map_err(|error| failed(&error))
     }
 
     pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,6 +3,8 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use sallyport_splice::Pieces;
 use sallyport_wire::Code;
 use tokio::io::ReadBuf;
 
@@ -47,6 +49,31 @@ impl Raw {
         match self {
             Self::Tls(stream) => stream.poll_write(cx, buf),
             Self::Quic(stream) => stream.poll_write(cx, buf),
+        }
+    }
+
+    /// Without a copy; `None` if this stream must be read from.
+    pub(crate) fn poll_take(
+        &self,
+        cx: &Context<'_>,
+        most: usize,
+        to: &mut Pieces,
+    ) -> Option<Poll<io::Result<usize>>> {
+        match self {
+            Self::Tls(stream) => Some(stream.poll_take(cx, most, to)),
+            Self::Quic(_) => None,
+        }
+    }
+
+    /// Without a copy.
+    pub(crate) fn poll_give(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &mut Bytes,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tls(stream) => stream.poll_give(cx, piece),
+            Self::Quic(stream) => stream.poll_give(cx, piece),
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
-use sallyport_splice::Abort;
+use sallyport_splice::{Abort, Duplex, Pieces};
 use sallyport_wire::message::{Answer, Head, Refused};
 use sallyport_wire::{Code, FrameError, MAX_HEAD, Refusal, frame};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -298,6 +298,43 @@ impl AsyncWrite for TunnelStream {
         self.accept();
         ready!(self.poll_unsent(cx))?;
         self.raw.poll_finish(cx)
+    }
+}
+
+impl Duplex for TunnelStream {
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        to: &mut Pieces,
+    ) -> Option<Poll<io::Result<usize>>> {
+        self.push(cx);
+        match self.poll_answer(cx) {
+            Poll::Ready(Ok(())) if self.early.is_empty() => self.raw.poll_take(cx, most, to),
+            Poll::Ready(Ok(())) => {
+                let early = std::mem::take(&mut self.early).freeze();
+                let bytes = early.len();
+                to.push(early);
+                Some(Poll::Ready(Ok(bytes)))
+            }
+            Poll::Ready(Err(error)) => Some(Poll::Ready(Err(error))),
+            Poll::Pending => Some(Poll::Pending),
+        }
+    }
+
+    fn poll_give(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &mut Bytes,
+    ) -> Option<Poll<io::Result<usize>>> {
+        if self.unsent.is_empty() && matches!(self.turn, Turn::Theirs | Turn::Done) {
+            return Some(self.raw.poll_give(cx, piece));
+        }
+        let written = Pin::new(self).poll_write(cx, piece);
+        if let Poll::Ready(Ok(bytes)) = written {
+            piece.advance(bytes);
+        }
+        Some(written)
     }
 }
 

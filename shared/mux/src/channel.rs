@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::ReadBuf;
@@ -162,7 +162,7 @@ impl State {
         buf: &mut ReadBuf<'_>,
         lost: bool,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
+        ready!(self.poll_readable(cx, lost))?;
         while buf.remaining() > 0
             && let Some(front) = self.receiving.queue.front_mut()
         {
@@ -173,7 +173,26 @@ impl State {
                 self.receiving.queue.pop_front();
             }
         }
-        if buf.filled().len() > before || self.receiving.ended {
+        Poll::Ready(Ok(()))
+    }
+
+    /// The same in pieces and without a copy, `most` bytes of it; says how many they were.
+    pub(crate) fn poll_take(
+        &mut self,
+        cx: &Context<'_>,
+        most: usize,
+        to: &mut impl Extend<Bytes>,
+        lost: bool,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_readable(cx, lost))?;
+        let queue = &mut self.receiving.queue;
+        let taken = take(queue, most, |piece| to.extend(Some(piece)));
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Ready when there is something to be read, or the other side has finished in order.
+    fn poll_readable(&mut self, cx: &Context<'_>, lost: bool) -> Poll<io::Result<()>> {
+        if !self.receiving.queue.is_empty() || self.receiving.ended {
             return Poll::Ready(Ok(()));
         }
         match self.failure(lost) {
@@ -214,6 +233,12 @@ impl State {
         if self.sending.end != End::Open {
             return Poll::Ready(Err(StreamError::Closed.into()));
         }
+        // In full frames: what is left over would be one of its own, as small as it is.
+        let most = if most > FULL {
+            most - most % FULL
+        } else {
+            most
+        };
         let room = most.saturating_sub(self.sending.queued);
         if room == 0 {
             self.sending.waker = Some(cx.waker().clone());
@@ -374,7 +399,7 @@ impl State {
         path: Path<'_>,
     ) -> (Left, After) {
         if let Some(code) = self.resetting.take() {
-            output.push(frame(Kind::Window, Flags::RST, number, code), Bytes::new());
+            output.begin(frame(Kind::Window, Flags::RST, number, code));
         }
         if self.failed.is_some() {
             self.scheduled = false;
@@ -417,7 +442,7 @@ impl State {
         let wanted = std::mem::take(&mut self.sending.announced);
         if wanted && self.sending.opening != Flags::NONE {
             let flags = std::mem::take(&mut self.sending.opening);
-            output.push(frame(Kind::Window, flags, number, 0), Bytes::new());
+            output.begin(frame(Kind::Window, flags, number, 0));
         }
     }
 
@@ -431,20 +456,17 @@ impl State {
         let credits = [(grant.read, Flags::NONE), (grant.grown, Flags::GROWN)];
         for (bytes, flags) in credits.into_iter().filter(|(bytes, _)| *bytes > 0) {
             let flags = flags | std::mem::take(&mut self.sending.opening);
-            output.push(frame(Kind::Window, flags, number, bytes), Bytes::new());
+            output.begin(frame(Kind::Window, flags, number, bytes));
         }
     }
 
     /// One frame of data, or the end. Gives the writer's waker once it should go on.
     fn send_data(&mut self, number: u32, output: &mut Output) -> Option<Waker> {
         let sending = &mut self.sending;
-        let most = FULL.min(sending.credit as usize);
-        let payload = take(&mut sending.queue, most);
-        sending.queued -= payload.len();
-        let length = u32::try_from(payload.len()).unwrap_or_default();
-        sending.credit -= length;
-        let last = sending.end == End::Wanted && sending.queue.is_empty();
-        if payload.is_empty() && !last {
+        let bytes = FULL.min(sending.credit as usize).min(sending.queued);
+        let length = u32::try_from(bytes).unwrap_or_default();
+        let last = sending.end == End::Wanted && sending.queued == bytes;
+        if bytes == 0 && !last {
             return None;
         }
         let mut flags = std::mem::take(&mut sending.opening);
@@ -452,7 +474,10 @@ impl State {
             flags = flags | Flags::FIN;
             sending.end = End::Sent;
         }
-        output.push(frame(Kind::Data, flags, number, length), payload);
+        output.begin(frame(Kind::Data, flags, number, length));
+        sending.queued -= bytes;
+        sending.credit -= length;
+        take(&mut sending.queue, bytes, |piece| output.add(piece));
         let refill = sending.end == End::Open && sending.queued <= REFILL;
         sending.waker.take_if(|_| last || refill)
     }
@@ -507,29 +532,19 @@ fn push(queue: &mut VecDeque<Bytes>, bytes: Bytes) {
     queue.push_back(joined.freeze());
 }
 
-/// The first bytes of a queue: from one piece as they are, joined if the pieces are small.
-fn take(queue: &mut VecDeque<Bytes>, most: usize) -> Bytes {
-    let Some(front) = queue.front_mut() else {
-        return Bytes::new();
-    };
-    if front.len() > most {
-        return front.split_to(most);
-    }
-    let first = queue.pop_front().unwrap_or_default();
-    if queue.is_empty() || first.len() > SMALL {
-        return first;
-    }
-    let mut joined = BytesMut::with_capacity(most.min(FULL));
-    joined.extend_from_slice(&first);
-    while joined.len() < most
-        && let Some(next) = queue.front_mut()
+/// Moves the first bytes of a queue, at most so many, and says how many those were.
+fn take(queue: &mut VecDeque<Bytes>, most: usize, mut to: impl FnMut(Bytes)) -> usize {
+    let mut left = most;
+    while left > 0
+        && let Some(mut front) = queue.pop_front()
     {
-        let bytes = next.len().min(most - joined.len());
-        joined.extend_from_slice(next.get(..bytes).unwrap_or_default());
-        next.advance(bytes);
-        if next.is_empty() {
-            queue.pop_front();
+        if front.len() > left {
+            to(front.split_to(left));
+            queue.push_front(front);
+            return most;
         }
+        left -= front.len();
+        to(front);
     }
-    joined.freeze()
+    most - left
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncBufRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -96,7 +95,7 @@ where
         self.shared.lose();
         std::future::poll_fn(|cx| self.poll_send(cx)).await?;
         let goodbye = connection_frame(Kind::GoAway, Flags::NONE, reason);
-        self.output.push(goodbye, Bytes::new());
+        self.output.begin(goodbye);
         std::future::poll_fn(|cx| self.poll_send(cx)).await?;
         std::future::poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await?;
         std::future::poll_fn(|cx| self.poll_ignore(cx)).await
@@ -141,44 +140,40 @@ where
         Poll::Ready(Ok(()))
     }
 
-    /// Ready when all that is ready was written and flushed.
+    /// Ready when all that is ready was written and flushed. What is next is chosen only once all before it has left, so
+    /// that a write is not cut and what comes to be urgent waits for no more than one.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
+            while !self.output.is_empty() {
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let slices = self.output.slices(&mut slices);
+                let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.output.advance(written);
+                self.unflushed = true;
+            }
+            if self.unflushed {
+                ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+                self.unflushed = false;
+            }
+            self.gather();
             if self.output.is_empty() {
-                self.gather();
+                return Poll::Ready(Ok(()));
             }
-            if self.output.is_empty() {
-                break;
-            }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let slices = self.output.slices(&mut slices);
-            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.output.advance(written);
-            self.unflushed = true;
         }
-        if self.unflushed {
-            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
     }
 
     /// Gives those whose turn it is their turn, as far as one write goes.
     fn gather(&mut self) {
         if let Some(number) = self.inward.pong.take() {
-            self.output.push(
-                connection_frame(Kind::Ping, Flags::ACK, number),
-                Bytes::new(),
-            );
+            self.output
+                .begin(connection_frame(Kind::Ping, Flags::ACK, number));
         }
         if let Some(number) = self.inward.measuring.ping() {
-            self.output.push(
-                connection_frame(Kind::Ping, Flags::SYN, number),
-                Bytes::new(),
-            );
+            self.output
+                .begin(connection_frame(Kind::Ping, Flags::SYN, number));
         }
         while self.output.has_room() {
             let Some((class, channel)) = self.shared.next_ready() else {

@@ -14,32 +14,43 @@ pub(crate) const FULL: usize = 16 * 1024 - header::LEN;
 const TOGETHER: usize = 64 * 1024;
 
 /// Slices that one write is made of.
-pub(crate) const SLICES: usize = 16;
+pub(crate) const SLICES: usize = 64;
 
-/// One frame, with what of its header has been written.
+/// A part of a frame.
 #[derive(Debug)]
-struct Frame {
-    header: [u8; header::LEN],
-    written: usize,
-    payload: Bytes,
+enum Part {
+    /// A header, with how much of it was written.
+    Header([u8; header::LEN], usize),
+    /// Some payload.
+    Payload(Bytes),
 }
 
-impl Frame {
-    fn len(&self) -> usize {
-        header::LEN - self.written + self.payload.len()
+impl Part {
+    fn rest(&self) -> &[u8] {
+        match self {
+            Self::Header(header, written) => header.get(*written..).unwrap_or_default(),
+            Self::Payload(payload) => payload,
+        }
+    }
+
+    fn advance(&mut self, written: usize) {
+        match self {
+            Self::Header(_, before) => *before += written,
+            Self::Payload(payload) => payload.advance(written),
+        }
     }
 }
 
 /// Frames that wait to be written.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
-    frames: VecDeque<Frame>,
+    parts: VecDeque<Part>,
     bytes: usize,
 }
 
 impl Output {
     pub(crate) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.parts.is_empty()
     }
 
     /// Whether another full frame may join.
@@ -47,14 +58,16 @@ impl Output {
         self.bytes + header::LEN + FULL <= TOGETHER
     }
 
-    pub(crate) fn push(&mut self, header: Header, payload: Bytes) {
-        let frame = Frame {
-            header: header.encode(),
-            written: 0,
-            payload,
-        };
-        self.bytes += frame.len();
-        self.frames.push_back(frame);
+    /// Adds a header; what it announces follows by [`Output::add`].
+    pub(crate) fn begin(&mut self, header: Header) {
+        self.bytes += header::LEN;
+        self.parts.push_back(Part::Header(header.encode(), 0));
+    }
+
+    /// Adds payload of the frame that was begun last.
+    pub(crate) fn add(&mut self, payload: Bytes) {
+        self.bytes += payload.len();
+        self.parts.push_back(Part::Payload(payload));
     }
 
     /// What one vectored write is made of, put into `slices`.
@@ -62,14 +75,9 @@ impl Output {
         &'o self,
         slices: &'s mut [IoSlice<'o>; SLICES],
     ) -> &'s [IoSlice<'o>] {
-        let parts = self.frames.iter().flat_map(|frame| {
-            let rest = frame.header.get(frame.written..).unwrap_or_default();
-            [rest, &frame.payload]
-        });
-        let parts = parts.filter(|part| !part.is_empty());
         let mut filled = 0;
-        for (slice, part) in slices.iter_mut().zip(parts) {
-            *slice = IoSlice::new(part);
+        for (slice, part) in slices.iter_mut().zip(&self.parts) {
+            *slice = IoSlice::new(part.rest());
             filled += 1;
         }
         slices.get(..filled).unwrap_or_default()
@@ -78,18 +86,13 @@ impl Output {
     /// So many bytes were written.
     pub(crate) fn advance(&mut self, mut written: usize) {
         self.bytes = self.bytes.saturating_sub(written);
-        while written > 0 {
-            let Some(frame) = self.frames.front_mut() else {
-                return;
-            };
-            let head = written.min(header::LEN - frame.written);
-            frame.written += head;
-            let body = (written - head).min(frame.payload.len());
-            frame.payload.advance(body);
-            written -= head + body;
-            if frame.len() == 0 {
-                self.frames.pop_front();
+        while let Some(part) = self.parts.front_mut() {
+            let rest = part.rest().len();
+            if written < rest {
+                return part.advance(written);
             }
+            written -= rest;
+            self.parts.pop_front();
         }
     }
 }

@@ -18,7 +18,7 @@ pub struct Settings {
     pub budget: usize,
     /// Bytes received and not read, of all streams together. Default 64 MiB.
     pub unread: usize,
-    /// Bytes of one stream taken from its writer and not yet sent. Default 128 KiB.
+    /// Bytes of one stream taken from its writer and not yet sent, as many full frames as fit. Default 128 KiB.
     pub unsent: usize,
     /// Words about abandoned streams that wait to be sent; more end the connection. Default 8,192.
     pub resets: usize,

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::channel::Channel;
+use crate::channel::{Channel, State};
 use crate::shared::Shared;
 
 /// One stream: bytes both ways, each way ended on its own.
@@ -45,6 +45,50 @@ impl Stream {
         self.shared.settle(&self.channel, after);
     }
 
+    /// Reads without a copy: moves what has arrived to `to`, at most `most` bytes, and says how many they were; none is
+    /// the other side's orderly end.
+    ///
+    /// # Errors
+    /// As reads.
+    pub fn poll_take(
+        &self,
+        cx: &Context<'_>,
+        most: usize,
+        to: &mut impl Extend<Bytes>,
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.channel.lock();
+        let taken = ready!(state.poll_take(cx, most, to, self.shared.is_lost()))?;
+        self.was_read(state, taken);
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Writes without a copy: takes what there is room for off the front of `piece`, and says how many bytes that were.
+    ///
+    /// # Errors
+    /// As writes.
+    pub fn poll_give(&self, cx: &Context<'_>, piece: &mut Bytes) -> Poll<io::Result<usize>> {
+        let (most, lost) = (self.shared.settings.unsent, self.shared.is_lost());
+        let mut state = self.channel.lock();
+        let room = ready!(state.poll_room(cx, most, lost))?;
+        let given = piece.split_to(room.min(piece.len()));
+        let bytes = given.len();
+        let schedule = state.write(given);
+        drop(state);
+        if schedule {
+            self.shared.schedule(&self.channel);
+        }
+        Poll::Ready(Ok(bytes))
+    }
+
+    fn was_read(&self, mut state: MutexGuard<'_, State>, bytes: usize) {
+        let schedule = state.was_read(bytes);
+        drop(state);
+        self.shared.sub_unread(bytes);
+        if schedule {
+            self.shared.schedule(&self.channel);
+        }
+    }
+
     /// Bytes that the other side's reader has taken, as far as its credit tells: never more than it has, and less by a
     /// window at most.
     #[must_use]
@@ -65,13 +109,7 @@ impl AsyncRead for Stream {
         let before = buf.filled().len();
         let mut state = self.channel.lock();
         ready!(state.poll_read(cx, buf, self.shared.is_lost()))?;
-        let read = buf.filled().len() - before;
-        let schedule = state.was_read(read);
-        drop(state);
-        self.shared.sub_unread(read);
-        if schedule {
-            self.shared.schedule(&self.channel);
-        }
+        self.was_read(state, buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }

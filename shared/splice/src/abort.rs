@@ -1,6 +1,6 @@
 //! Ending a stream so that the other side can tell it from an orderly end.
 
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::io::DuplexStream;
 use tokio::net::{TcpStream, UnixStream};
 
 /// Ends a stream in a way that the peer sees as broken off, never as finished.
@@ -12,11 +12,6 @@ pub trait Abort {
     /// the latest when the stream is dropped, which the caller does next.
     fn abort(&mut self, code: u32);
 }
-
-/// A byte stream that can also be aborted: what [`run`](crate::run()) joins two of.
-pub trait Duplex: AsyncRead + AsyncWrite + Abort + Unpin + Send {}
-
-impl<S: AsyncRead + AsyncWrite + Abort + Unpin + Send + ?Sized> Duplex for S {}
 
 impl<S: Abort + ?Sized> Abort for Box<S> {
     fn abort(&mut self, code: u32) {

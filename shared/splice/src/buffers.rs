@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::io::ReadBuf;
 
 /// The pool that every stream of the process borrows from.
@@ -10,6 +11,9 @@ pub(crate) static SHARED: Pool = Pool::new(PoolLimits {
     kept: [64, 16, 8],
     lent: 64 * MIB,
 });
+
+/// A buffer changes hands with its bytes if at least one part in so many of it is filled.
+const WORTH_KEEPING: usize = 4;
 
 const KIB: usize = 1_024;
 const MIB: usize = 1_024 * KIB;
@@ -88,20 +92,13 @@ impl Pool {
         }
     }
 
-    /// Lends a buffer of `wanted` size, or a smaller one when too much is lent already.
-    pub(crate) fn take(&self, wanted: Size) -> Buffer<'_> {
+    /// Allows that as many bytes are held as a buffer of `wanted` size has, or fewer when too much is lent already.
+    pub(crate) fn lend(&'static self, wanted: Size) -> Loan {
         let mut size = wanted;
         while !self.charge(size) {
             size = size.smaller();
         }
-        let kept = self.shelf(size).pop();
-        Buffer {
-            pool: self,
-            size,
-            memory: kept.unwrap_or_else(|| vec![0; size.bytes()].into_boxed_slice()),
-            sent: 0,
-            filled: 0,
-        }
+        Loan { pool: self, size }
     }
 
     fn charge(&self, size: Size) -> bool {
@@ -116,10 +113,7 @@ impl Pool {
         fits
     }
 
-    fn give_back(&self, size: Size, memory: Box<[u8]>) {
-        if size != Size::Small {
-            self.lent.fetch_sub(size.bytes(), Ordering::Relaxed);
-        }
+    fn keep(&self, size: Size, memory: Box<[u8]>) {
         let [small, medium, large] = self.limits.kept;
         let most = match size {
             Size::Small => small,
@@ -142,51 +136,59 @@ impl Pool {
     }
 }
 
-/// A lent buffer: bytes are filled in at the end and sent from the front. Dropping it gives it
-/// back.
+/// Leave to hold as many bytes as a buffer of its size. Dropping it ends that.
 #[derive(Debug)]
-pub(crate) struct Buffer<'p> {
-    pool: &'p Pool,
+pub(crate) struct Loan {
+    pool: &'static Pool,
     size: Size,
-    memory: Box<[u8]>,
-    sent: usize,
-    filled: usize,
 }
 
-impl Buffer<'_> {
+impl Loan {
     pub(crate) const fn size(&self) -> Size {
         self.size
     }
 
-    /// Bytes that came in since the buffer was last empty.
+    /// A buffer to hold them in.
+    pub(crate) fn buffer(self) -> Buffer {
+        let kept = self.pool.shelf(self.size).pop();
+        Buffer {
+            memory: kept.unwrap_or_else(|| vec![0; self.size.bytes()].into_boxed_slice()),
+            loan: self,
+            filled: 0,
+        }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if self.size != Size::Small {
+            self.pool
+                .lent
+                .fetch_sub(self.size.bytes(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A lent buffer, filled from the front. Dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    memory: Box<[u8]>,
+    loan: Loan,
+    filled: usize,
+}
+
+impl Buffer {
+    pub(crate) const fn size(&self) -> Size {
+        self.loan.size()
+    }
+
+    /// Bytes that came in.
     pub(crate) const fn filled(&self) -> usize {
         self.filled
     }
 
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.sent == self.filled
-    }
-
     pub(crate) const fn is_full(&self) -> bool {
         self.filled >= self.memory.len()
-    }
-
-    /// What is still to be sent.
-    pub(crate) fn unsent(&self) -> &[u8] {
-        self.memory.get(self.sent..self.filled).unwrap_or_default()
-    }
-
-    /// Marks `amount` bytes as sent. Once all are, the whole buffer is free again.
-    pub(crate) fn advance(&mut self, amount: usize) {
-        self.sent = self.sent.saturating_add(amount).min(self.filled);
-        if self.sent == self.filled {
-            self.clear();
-        }
-    }
-
-    pub(crate) const fn clear(&mut self) {
-        self.sent = 0;
-        self.filled = 0;
     }
 
     /// Lets `read` put bytes behind those that are here; returns what it said and how many came.
@@ -200,10 +202,26 @@ impl Buffer<'_> {
     }
 }
 
-impl Drop for Buffer<'_> {
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self.memory.get(..self.filled).unwrap_or_default()
+    }
+}
+
+impl From<Buffer> for Bytes {
+    /// The bytes with the buffer, or a copy where they are few: so whoever keeps them keeps hardly more memory than bytes.
+    fn from(buffer: Buffer) -> Self {
+        if buffer.filled < buffer.memory.len() / WORTH_KEEPING {
+            return Self::copy_from_slice(buffer.as_ref());
+        }
+        Self::from_owner(buffer)
+    }
+}
+
+impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool
-            .give_back(self.size, std::mem::take(&mut self.memory));
+        let memory = std::mem::take(&mut self.memory);
+        self.loan.pool.keep(self.loan.size, memory);
     }
 }
 
@@ -225,39 +243,62 @@ impl Pool {
 mod tests {
     use super::*;
 
-    fn pool(kept: [usize; 3], lent: usize) -> Pool {
-        Pool::new(PoolLimits { kept, lent })
+    fn pool(kept: [usize; 3], lent: usize) -> &'static Pool {
+        Box::leak(Box::new(Pool::new(PoolLimits { kept, lent })))
     }
 
     #[test]
     fn a_buffer_is_lent_again_and_only_so_many_are_kept() {
         let pool = pool([2, 0, 0], MIB);
-        let lent: Vec<_> = (0..5).map(|_| pool.take(Size::Small)).collect();
-        let medium = pool.take(Size::Medium);
+        let lent: Vec<_> = (0..5).map(|_| pool.lend(Size::Small).buffer()).collect();
+        let medium = pool.lend(Size::Medium).buffer();
         assert_eq!(pool.kept_now(), 0);
 
         drop((lent, medium));
         assert_eq!(pool.kept_now(), 2);
 
-        let again = pool.take(Size::Small);
-        assert_eq!((pool.kept_now(), again.is_empty()), (1, true));
+        let again = pool.lend(Size::Small).buffer();
+        assert_eq!((pool.kept_now(), again.filled()), (1, 0));
     }
 
     #[test]
     fn when_too_much_is_lent_buffers_get_smaller_but_never_fail() {
         let pool = pool([0; 3], 400 * KIB);
-        let sizes =
-            |count: usize| -> Vec<_> { (0..count).map(|_| pool.take(Size::Large)).collect() };
+        let lent: Vec<_> = (0..5).map(|_| pool.lend(Size::Large)).collect();
 
-        let lent = sizes(5);
-
-        let got: Vec<_> = lent.iter().map(Buffer::size).collect();
+        let got: Vec<_> = lent.iter().map(Loan::size).collect();
         let [small, medium, large] = [Size::Small, Size::Medium, Size::Large];
         assert_eq!(got, [large, medium, medium, small, small]);
         assert_eq!(pool.lent_now(), 384 * KIB);
         drop(lent);
         assert_eq!(pool.lent_now(), 0);
-        assert_eq!(pool.take(Size::Large).size(), Size::Large);
+        assert_eq!(pool.lend(Size::Large).size(), Size::Large);
+    }
+
+    /// A buffer of 16 KiB with so many bytes in it.
+    fn filled(pool: &'static Pool, bytes: usize) -> Buffer {
+        let mut buffer = pool.lend(Size::Small).buffer();
+        buffer.fill(|spare| spare.put_slice(&vec![7; bytes]));
+        buffer
+    }
+
+    #[test]
+    fn a_buffer_goes_with_its_bytes_and_comes_back_with_the_last_of_them() {
+        let pool = pool([1; 3], MIB);
+        let mut bytes = Bytes::from(filled(pool, 9 * KIB));
+        let first = bytes.split_to(KIB);
+        assert_eq!((first.len(), bytes.len()), (KIB, 8 * KIB));
+        drop(first);
+        assert_eq!(pool.kept_now(), 0);
+        drop(bytes);
+        assert_eq!(pool.kept_now(), 1);
+    }
+
+    #[test]
+    fn few_bytes_keep_no_buffer() {
+        let pool = pool([1; 3], MIB);
+        let bytes = Bytes::from(filled(pool, 3));
+        assert_eq!((bytes.len(), pool.kept_now()), (3, 1));
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! One direction of a stream: from a source to a sink until the source has ended.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 
-use crate::buffers::{Buffer, Pool, Size};
+use crate::buffers::{Buffer, Loan, Pool, Size};
+use crate::pieces::SLICES;
+use crate::{Duplex, Pieces};
 
 /// Bytes that one direction may move before the other one, and other tasks, get their turn.
 const TURN: usize = 512 * 1_024;
@@ -21,13 +23,15 @@ pub(crate) enum Fault {
     Write(io::Error),
 }
 
-/// Moves bytes one way. It holds a buffer only while there are bytes that the sink has not taken.
+/// Moves bytes one way. It holds memory only while there are bytes that the sink has not taken.
 #[derive(Debug)]
 pub(crate) struct Direction<'r> {
-    pool: &'r Pool,
+    pool: &'static Pool,
     count: &'r AtomicU64,
     size: Size,
-    held: Option<Buffer<'r>>,
+    held: Pieces,
+    /// For pieces that are not in buffers of the pool.
+    loan: Option<Loan>,
     source: Source,
     sink: Sink,
     activity: u64,
@@ -57,12 +61,13 @@ enum Sink {
 }
 
 impl<'r> Direction<'r> {
-    pub(crate) const fn new(pool: &'r Pool, count: &'r AtomicU64) -> Self {
+    pub(crate) const fn new(pool: &'static Pool, count: &'r AtomicU64) -> Self {
         Self {
             pool,
             count,
             size: Size::Small,
-            held: None,
+            held: Pieces::new(),
+            loan: None,
             source: Source::Open,
             sink: Sink::Ready,
             activity: 0,
@@ -102,7 +107,7 @@ impl<'r> Direction<'r> {
 
     /// From now on what the source sends is read and thrown away, so that its end is still seen.
     pub(crate) fn refuse(&mut self, why: io::Error) {
-        self.held = None;
+        self.let_go();
         self.sink = Sink::Refused(why);
     }
 
@@ -122,8 +127,8 @@ impl<'r> Direction<'r> {
         sink: &mut T,
     ) -> Poll<Result<(), Fault>>
     where
-        S: AsyncRead + Unpin,
-        T: AsyncWrite + Unpin,
+        S: Duplex,
+        T: Duplex,
     {
         let mut moved = 0;
         while !self.is_done() {
@@ -146,17 +151,17 @@ impl<'r> Direction<'r> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready when the buffer is empty.
-    fn poll_deliver<T: AsyncWrite + Unpin>(
+    /// Ready when the sink has all.
+    fn poll_deliver<T: Duplex>(
         &mut self,
         cx: &mut Context<'_>,
         sink: &mut T,
     ) -> Poll<Result<(), Fault>> {
         if self.is_refused() {
-            self.held = None;
+            self.let_go();
         }
-        while let Some(held) = self.held.as_mut().filter(|held| !held.is_empty()) {
-            let Poll::Ready(taken) = Pin::new(&mut *sink).poll_write(cx, held.unsent()) else {
+        while self.held.first_mut().is_some() {
+            let Poll::Ready(taken) = self.poll_hand_over(cx, sink) else {
                 self.sink = Sink::Blocked;
                 return Poll::Pending;
             };
@@ -165,10 +170,41 @@ impl<'r> Direction<'r> {
             if taken == 0 {
                 return Poll::Ready(Err(Fault::Write(io::ErrorKind::WriteZero.into())));
             }
-            held.advance(taken);
             self.count_written(taken as u64);
         }
+        self.loan = None;
         Poll::Ready(Ok(()))
+    }
+
+    /// Lets the sink take what it takes at once, and says how many bytes that were.
+    fn poll_hand_over<T: Duplex>(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut T,
+    ) -> Poll<io::Result<usize>> {
+        if let Some(first) = self.held.first_mut()
+            && let Some(given) = sink.poll_give(cx, first)
+        {
+            let given = ready!(given)?;
+            self.held.advance(0); // it may be empty now
+            return Poll::Ready(Ok(given));
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let slices = self.held.slices(&mut slices);
+        let written = match slices {
+            [first, _, ..] if !sink.is_write_vectored() => {
+                ready!(Pin::new(sink).poll_write(cx, first))?
+            }
+            [only] => ready!(Pin::new(sink).poll_write(cx, only))?,
+            several => ready!(Pin::new(sink).poll_write_vectored(cx, several))?,
+        };
+        self.held.advance(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn let_go(&mut self) {
+        self.held = Pieces::new();
+        self.loan = None;
     }
 
     fn count_written(&mut self, bytes: u64) {
@@ -177,17 +213,43 @@ impl<'r> Direction<'r> {
         self.count.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Reads until the buffer is full or nothing more is there, so that the sink gets few, large
-    /// writes. Pending when there was nothing at all, and then no buffer is held.
-    fn poll_fill<S: AsyncRead + Unpin>(
+    /// Takes what is there, up to a buffer full, so that the sink gets few, large writes. Pending when there was nothing
+    /// at all, and then nothing is held.
+    fn poll_fill<S: Duplex>(&mut self, cx: &mut Context<'_>, source: &mut S) -> Poll<usize> {
+        let loan = self.pool.lend(self.size);
+        let came = match source.poll_take(cx, loan.size().bytes(), &mut self.held) {
+            Some(taken) => self.note_taken(taken, loan),
+            None => self.read(cx, source, loan.buffer()),
+        };
+        if came == 0 && matches!(self.source, Source::Open) {
+            return Poll::Pending;
+        }
+        self.activity += came as u64;
+        Poll::Ready(came)
+    }
+
+    /// The source has handed over what it held.
+    fn note_taken(&mut self, taken: Poll<io::Result<usize>>, loan: Loan) -> usize {
+        match taken {
+            Poll::Ready(Ok(0)) => self.source = Source::Ended,
+            Poll::Ready(Ok(came)) => {
+                self.size = loan.size().after(came);
+                self.loan = Some(loan);
+                return came;
+            }
+            Poll::Ready(Err(lost)) => self.source = Source::Lost(lost),
+            Poll::Pending => {}
+        }
+        0
+    }
+
+    /// Reads until the buffer is full or nothing more is there.
+    fn read<S: Duplex>(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut S,
-    ) -> Poll<usize> {
-        let mut buffer = match self.held.take() {
-            Some(buffer) if buffer.size() == self.size => buffer,
-            _ => self.pool.take(self.size),
-        };
+        mut buffer: Buffer,
+    ) -> usize {
         while !buffer.is_full() {
             let (result, came) = buffer.fill(|spare| Pin::new(&mut *source).poll_read(cx, spare));
             match result {
@@ -199,13 +261,11 @@ impl<'r> Direction<'r> {
             break;
         }
         let filled = buffer.filled();
-        if filled == 0 && matches!(self.source, Source::Open) {
-            return Poll::Pending;
+        if filled > 0 {
+            self.size = buffer.size().after(filled);
+            self.held.push(buffer.into());
         }
-        self.size = buffer.size().after(filled);
-        self.activity += filled as u64;
-        self.held = Some(buffer);
-        Poll::Ready(filled)
+        filled
     }
 
     fn poll_flush<T: AsyncWrite + Unpin>(
@@ -231,7 +291,6 @@ impl<'r> Direction<'r> {
         cx: &mut Context<'_>,
         sink: &mut T,
     ) -> Poll<Result<(), Fault>> {
-        self.held = None;
         if matches!(self.source, Source::Lost(_)) {
             ready!(self.poll_flush(cx, sink))?;
         }

@@ -32,7 +32,7 @@ pub async fn run<A: Duplex, B: Duplex>(
 }
 
 async fn run_with<A: Duplex, B: Duplex>(
-    pool: &Pool,
+    pool: &'static Pool,
     client: &mut A,
     session: &mut B,
     limits: &Limits,

@@ -185,6 +185,8 @@ impl AsyncWrite for Refusing {
     }
 }
 
+impl Duplex for Refusing {}
+
 impl Abort for Refusing {
     fn abort(&mut self, _code: u32) {}
 }

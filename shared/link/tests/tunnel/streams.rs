@@ -2,8 +2,10 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 use sallyport_link::{OpenError, Settings, Tunnel};
+use sallyport_splice::{Ended, EndedBy, Limits, Meter};
 use sallyport_wire::message::{Client, Head};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use sallyport_wire::{Code, Refusal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tracing::Span;
 
 use crate::support::{BOTH, SOON, pair, pair_with, soon, take};
@@ -41,6 +43,83 @@ async fn head_and_first_bytes_arrive_together() {
         assert_eq!(got, head);
         assert_eq!(&first, b"first");
         assert_eq!(taken.number(), opened.number());
+    }
+}
+
+/// Joins a pipe to a new stream of the gateway's.
+async fn ask(gateway: &Tunnel, mut client: DuplexStream) -> Ended {
+    let mut stream = gateway.open(Head::default()).await.expect("a stream");
+    sallyport_splice::run(&mut client, &mut stream, &Limits::default(), &Meter::new()).await
+}
+
+/// Joins the stream that comes to a pipe.
+async fn serve(relay: &Tunnel, mut session: DuplexStream) -> Ended {
+    let mut stream = take(relay).await;
+    sallyport_splice::run(&mut stream, &mut session, &Limits::default(), &Meter::new()).await
+}
+
+/// Writes and reads until both directions have ended.
+async fn talk(pipe: DuplexStream, bytes: &[u8]) -> Vec<u8> {
+    let (mut read, mut write) = tokio::io::split(pipe);
+    let mut got = Vec::new();
+    let writing = async {
+        write.write_all(bytes).await.expect("a live pipe");
+        write.shutdown().await.expect("a live pipe");
+    };
+    let (ended, ()) = tokio::join!(read.read_to_end(&mut got), writing);
+    ended.expect("an orderly end");
+    got
+}
+
+#[tokio::test]
+async fn joined_streams_carry_head_answer_and_every_byte() {
+    let bytes = |seed: u32| -> Vec<u8> {
+        let places = 0..1_000_003_u32;
+        places
+            .map(|place| (place.wrapping_mul(seed)).to_be_bytes()[0])
+            .collect()
+    };
+    let (up, down) = (bytes(0x9e37_79b9), bytes(0x85eb_ca6b));
+    for transport in BOTH {
+        let pair = pair(transport).await;
+        let (client, near) = duplex(64 * 1024);
+        let (session, far) = duplex(64 * 1024);
+        let (asked, served, got_down, got_up) = soon(async {
+            tokio::join!(
+                ask(&pair.gateway, near),
+                serve(&pair.relay, far),
+                talk(client, &up),
+                talk(session, &down),
+            )
+        })
+        .await;
+        assert!(got_up == up && got_down == down, "{transport}");
+        for Ended { up, down, by } in [asked, served] {
+            assert!(matches!(by, EndedBy::Both), "{by:?}");
+            assert_eq!((up, down), (1_000_003, 1_000_003));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_joined_stream_ends_with_the_refusal() {
+    for transport in BOTH {
+        let pair = pair(transport).await;
+        let (mut client, near) = duplex(64 * 1024);
+        client.write_all(b"anybody?").await.expect("a live pipe");
+        let refusing = async {
+            let incoming = pair.relay.accept().await.expect("a stream");
+            let (_head, stream) = incoming.head(SOON).await.expect("a head");
+            stream.refuse(Code::SessionDown).await;
+        };
+        let (ended, ()) = soon(async { tokio::join!(ask(&pair.gateway, near), refusing) }).await;
+        let EndedBy::Session(error) = ended.by else {
+            panic!("{transport}: {:?}", ended.by);
+        };
+        assert_eq!(
+            Refusal::in_chain(&error).map(|refusal| refusal.0),
+            Some(Code::SessionDown)
+        );
     }
 }
 
@@ -195,10 +274,7 @@ async fn one_stream_too_many_is_refused_and_harms_no_other() {
         }
     });
 
-    assert_eq!(
-        crate::support::code(refused.await),
-        sallyport_wire::Code::Limit
-    );
+    assert_eq!(crate::support::code(refused.await), Code::Limit);
     first.write_u8(9).await.expect("a live stream");
     assert_eq!(soon(first_end.read_u8()).await.expect("a byte"), 9);
 }
@@ -208,7 +284,7 @@ async fn a_gateway_takes_no_streams() {
     let pair = pair(BOTH[0]).await;
     let mut stream = pair.relay.open(Head::default()).await.expect("a stream");
     let refused = soon(stream.answered()).await;
-    assert_eq!(crate::support::code(refused), sallyport_wire::Code::Limit);
+    assert_eq!(crate::support::code(refused), Code::Limit);
 
     let theirs = Settings {
         open_within: std::time::Duration::from_millis(50),

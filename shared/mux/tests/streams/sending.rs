@@ -1,11 +1,16 @@
 //! Who sends when, and what is told about it.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
-use sallyport_mux::{Role, Settings};
+use bytes::Bytes;
+use sallyport_mux::{Role, Settings, StreamError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-use crate::support::{end, pair, soon, stream};
+use crate::support::{end, pair, pattern, soon, stream, why};
+
+/// Payload of a frame that fills a TLS record.
+const FULL: u32 = 16 * 1024 - 12;
 
 /// The next frame: flags, stream and length of its header; payload is skipped.
 async fn frame(io: &mut DuplexStream) -> (u8, u16, u32, u32) {
@@ -80,7 +85,10 @@ async fn bulk_streams_share_evenly() {
     let mut streams = Vec::new();
     for _ in 0..4 {
         let mut stream = client.mux.open().expect("live");
-        stream.write_all(&[0; 128 * 1024]).await.expect("live");
+        stream
+            .write_all(&[0; 8 * FULL as usize])
+            .await
+            .expect("live");
         streams.push(stream);
     }
     let mut bytes = [0; 8];
@@ -92,6 +100,67 @@ async fn bulk_streams_share_evenly() {
     let (least, most) = (shares.iter().min(), shares.iter().max());
     let spread = most.expect("four") - least.expect("four");
     assert!(spread <= 5 * 16 * 1024, "{shares:?}");
+}
+
+#[tokio::test]
+async fn bulk_leaves_in_full_frames_however_it_is_cut() {
+    let (here, mut there) = duplex(64 * 1024);
+    let client = end(here, Role::Client, Settings::default());
+    let stream = client.mux.open().expect("live");
+    let lengths = [5_000, 30_000, 4_097, 60_000, 20_000];
+    for mut piece in lengths.map(|length| Bytes::from(pattern(0, length))) {
+        let given = poll_fn(|cx| stream.poll_give(cx, &mut piece)).await;
+        assert_eq!((given.expect("live") > 0, piece.len()), (true, 0));
+    }
+    for _ in 0..lengths.iter().sum::<usize>() / FULL as usize {
+        assert_eq!(frame(&mut there).await.3, FULL);
+    }
+}
+
+#[tokio::test]
+async fn what_waits_to_be_sent_is_a_number_of_full_frames() {
+    let (here, _there) = duplex(16);
+    let client = end(here, Role::Client, Settings::default());
+    let stream = client.mux.open().expect("live");
+    let mut piece = Bytes::from(pattern(0, 256 * 1024));
+    let given = poll_fn(|cx| stream.poll_give(cx, &mut piece)).await;
+    assert_eq!(given.expect("live"), 8 * FULL as usize);
+}
+
+#[tokio::test]
+async fn pieces_are_taken_as_they_came_up_to_the_end() {
+    let (client, server) = pair(64 * 1024, &Settings::default());
+    let (mut opened, taken) = stream(&client, &server).await;
+    let sent = pattern(0, 100_000);
+    let writing = async {
+        opened.write_all(&sent).await.expect("live");
+        opened.shutdown().await.expect("live");
+    };
+    let reading = async {
+        let mut pieces: Vec<Bytes> = Vec::new();
+        while poll_fn(|cx| taken.poll_take(cx, 40_000, &mut pieces))
+            .await
+            .expect("live")
+            > 0
+        {}
+        pieces.concat()
+    };
+    let ((), got) = soon(async { tokio::join!(writing, reading) }).await;
+    assert!(got == sent);
+    assert_eq!(server.mux.figures().unread, 0);
+}
+
+#[tokio::test]
+async fn an_abort_is_told_to_who_takes_and_gives_pieces() {
+    let (client, server) = pair(64 * 1024, &Settings::default());
+    let (opened, taken) = stream(&client, &server).await;
+    opened.abort(7);
+    let mut pieces: Vec<Bytes> = Vec::new();
+    let read = soon(poll_fn(|cx| taken.poll_take(cx, 1, &mut pieces))).await;
+    assert_eq!(why(read), StreamError::Reset(7));
+    let mut piece = Bytes::from_static(b"late");
+    let written = soon(poll_fn(|cx| taken.poll_give(cx, &mut piece))).await;
+    assert_eq!((why(written), piece.len()), (StreamError::Reset(7), 4));
 }
 
 #[tokio::test]

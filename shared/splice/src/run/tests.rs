@@ -78,6 +78,7 @@ proptest! {
             prop::collection::vec(1_usize..90_000, 1..6),
         ),
         reads in (64_usize..90_000, 64_usize..90_000),
+        hands_over in (prop::option::of(64_usize..90_000), prop::option::of(64_usize..90_000)),
     ) {
         let (upload, download) = (pattern(lengths.0, 1), pattern(lengths.1, 2));
         let meter = Meter::new();
@@ -85,6 +86,7 @@ proptest! {
         let (ended, got_up, got_down) = on_paused_clock(async {
             let (mut client, client_far, _) = end(rooms.0.max(64));
             let (mut session, session_far, _) = end(rooms.1.max(64));
+            (client.pieces, session.pieces) = hands_over;
             let (mut client_in, mut client_out) = tokio::io::split(client_far);
             let (mut session_in, mut session_out) = tokio::io::split(session_far);
             let limits = Limits::default();
@@ -113,12 +115,14 @@ proptest! {
         length in 0_usize..300_000,
         room in 1_usize..70_000,
         pieces in prop::collection::vec(1_usize..90_000, 1..6),
+        hands_over in (prop::option::of(64_usize..90_000), prop::option::of(64_usize..90_000)),
         from_client: bool,
     ) {
         let sent = pattern(length, 3);
         let (ended, aborts, got) = on_paused_clock(async {
             let (mut client, client_far, client_seen) = end(room);
             let (mut session, session_far, session_seen) = end(room);
+            (client.pieces, session.pieces) = hands_over;
             let (mut from, mut to, broken) = if from_client {
                 (client_far, session_far, &client_seen)
             } else {
@@ -455,7 +459,7 @@ async fn what_was_written_is_flushed_before_it_waits() {
 #[tokio::test(start_paused = true)]
 async fn writes_grow_under_load_and_a_quiet_stream_holds_no_buffer() {
     const BULK: usize = 4 * 1_024 * 1_024;
-    let pool = Pool::new(PoolLimits {
+    static POOL: Pool = Pool::new(PoolLimits {
         kept: [4, 4, 4],
         lent: 1_024 * 1_024,
     });
@@ -466,12 +470,12 @@ async fn writes_grow_under_load_and_a_quiet_stream_holds_no_buffer() {
         client_far.write_all(&vec![3; BULK]).await.unwrap();
         session_far.read_exact(&mut vec![0; BULK]).await.unwrap();
         sleep(secs(1)).await;
-        assert_eq!(pool.lent_now(), 0);
-        assert!(pool.kept_now() > 0, "buffers came back");
+        assert_eq!(POOL.lent_now(), 0);
+        assert!(POOL.kept_now() > 0, "buffers came back");
     };
 
     tokio::select! {
-        ended = run_with(&pool, &mut client, &mut session, &limits, &meter) => panic!("{ended:?}"),
+        ended = run_with(&POOL, &mut client, &mut session, &limits, &meter) => panic!("{ended:?}"),
         () = talk => {}
     }
 

@@ -5,15 +5,18 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
-use crate::Abort;
+use crate::{Abort, Duplex, Pieces};
 
 /// One end as the code under test holds it: remembers an abort, and breaks when told to.
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) pipe: DuplexStream,
     pub(super) seen: Arc<Mutex<Seen>>,
+    /// Whether bytes change hands in pieces, and how large those are at most.
+    pub(super) pieces: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +35,7 @@ pub(super) fn end(room: usize) -> (End, DuplexStream, Arc<Mutex<Seen>>) {
     let end = End {
         pipe,
         seen: Arc::clone(&seen),
+        pieces: None,
     };
     (end, far, seen)
 }
@@ -125,6 +129,39 @@ impl AsyncWrite for Endless {
         Poll::Ready(Ok(()))
     }
 }
+
+impl Duplex for End {
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        to: &mut Pieces,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let piece = self.pieces?;
+        let mut memory = vec![0; piece.min(most)];
+        let mut buf = ReadBuf::new(&mut memory);
+        let read = Pin::new(self).poll_read(cx, &mut buf);
+        let came = Bytes::copy_from_slice(buf.filled());
+        let bytes = came.len();
+        to.push(came);
+        Some(read.map_ok(|()| bytes))
+    }
+
+    fn poll_give(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &mut Bytes,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let most = self.pieces?.min(piece.len());
+        let written = Pin::new(self).poll_write(cx, &piece[..most]);
+        if let Poll::Ready(Ok(bytes)) = written {
+            piece.advance(bytes);
+        }
+        Some(written)
+    }
+}
+
+impl Duplex for Endless {}
 
 impl Abort for Endless {
     fn abort(&mut self, _code: u32) {}
