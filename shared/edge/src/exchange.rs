@@ -180,7 +180,7 @@ impl<O: Opener> Context<O> {
             )),
             (None, _) => {
                 let prefix = routed.prefix.clone();
-                let (answer, lease) = self.forward(routed, body, record).await?;
+                let (answer, lease) = Box::pin(self.forward(routed, body, record)).await?;
                 Ok(Outcome::Session {
                     answer,
                     lease,

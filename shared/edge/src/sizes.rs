@@ -62,7 +62,7 @@ fn a_request_takes_little_room() {
             context.serve::<DuplexStream>(request)
         },
     );
-    assert!(size <= 7 * 1024, "{size}");
+    assert!(size <= 4 * 1024, "{size}");
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl<W: Write> Bounded<W> {
         let mut plain = text.bytes().take(self.left);
         let end = plain
             .position(|byte| !matches!(byte, b' '..=b'~'))
-            .unwrap_or(text.len().min(self.left));
+            .unwrap_or_else(|| text.len().min(self.left));
         let (plain, rest) = text.split_at_checked(end).unwrap_or(("", text));
         self.left -= plain.len();
         self.to.write_str(plain)?;
