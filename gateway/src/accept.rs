@@ -15,6 +15,7 @@ use sallyport_ops::{Accepted, Slots, Tasks, listen};
 use sallyport_splice::Rewound;
 use sallyport_wire::message::Kind;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tracing::{Span, debug, info_span, warn};
 
@@ -155,6 +156,7 @@ impl Doors {
                 self.hub
                     .receive(accepted.map(|(tunnel, _hello)| tunnel), visitor);
             }
+            Established::Data { io } => self.data(io, newcomer).await,
             Established::Passthrough { sni, io, client } => {
                 drop((newcomer, slot));
                 Box::pin(self.pass(sni, io, client)).await;
@@ -177,6 +179,20 @@ impl Doors {
         };
         self.hub.figures.connection("front");
         open.front.serve(tls, client).await;
+    }
+
+    /// What says that it is a data connection has its time to prove that, in the place of a handshake.
+    async fn data(&self, io: Rewound<TcpStream>, newcomer: Newcomer) {
+        let receiving = Box::pin(self.hub.promotions.receive(io));
+        let failed = tokio::select! {
+            received = timeout(self.settings.hello_within, receiving) => {
+                received.err().map(|_elapsed| "data")
+            }
+            () = newcomer.dropped() => Some("early_drop"),
+        };
+        if let Some(cause) = failed {
+            self.hub.figures.handshake_failed(cause);
+        }
     }
 
     /// TLS that nobody opens here.
@@ -266,6 +282,7 @@ fn rules(config: &Config, tls: &Tls) -> Rules {
         .map(|domain| format!(".{domain}"));
     Rules {
         tunnel: Some(Arc::clone(&tls.tunnel)),
+        data: config.promotion.most > 0,
         front: Arc::clone(&tls.front),
         passthrough: Arc::new(move |name| names.iter().any(|known| known == name)),
         answers: Arc::new(move |name| {

@@ -172,6 +172,7 @@ impl Attendance {
             }
             ControlKind::Rotate(rotate) => self.renew(&rotate).await,
             ControlKind::Advertised(_)
+            | ControlKind::Data(_)
             | ControlKind::Ping(_)
             | ControlKind::Pong(_)
             | ControlKind::Rotated(_) => {

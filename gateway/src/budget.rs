@@ -6,6 +6,9 @@ use crate::config::Config;
 /// Descriptors for the admin socket, logs, files and whatever else is opened for a moment.
 const RESERVED: u64 = 128;
 
+/// Descriptors of a data connection: its socket and a pipe for each direction.
+const DATA_CONNECTION: usize = 5;
+
 /// Fewest connections of clients that are worth starting with.
 const FEWEST_CLIENTS: usize = 16;
 
@@ -16,6 +19,8 @@ pub struct Budget {
     pub tunnels: usize,
     /// Connections that are not established yet.
     pub newcomers: usize,
+    /// Data connections.
+    pub data: usize,
     /// Clients of the front, of passthrough and of raw TCP ports.
     pub clients: usize,
 }
@@ -58,7 +63,9 @@ impl Budget {
         let tunnels = config.tunnels.most.min(usable / 4);
         // Those that were told to go may hold their sockets a moment longer: see `accept::Room`.
         let newcomers = config.limits.handshakes.min(usable / 16);
+        let data = config.promotion.most.min(usable / 64);
         let room = usable
+            .saturating_sub(data.saturating_mul(DATA_CONNECTION))
             .saturating_sub(tunnels)
             .saturating_sub(newcomers.saturating_mul(2));
         if room < FEWEST_CLIENTS || newcomers == 0 || tunnels == 0 {
@@ -73,6 +80,7 @@ impl Budget {
             wanted => Ok(Self {
                 tunnels,
                 newcomers,
+                data,
                 clients: wanted.unwrap_or(room),
             }),
         }
@@ -96,7 +104,7 @@ mod tests {
 
         assert_eq!(budget.newcomers, 1_000);
         assert!(budget.clients > 10_000, "{budget:?}");
-        let all = budget.clients + budget.tunnels + 2 * budget.newcomers;
+        let all = budget.clients + budget.tunnels + 2 * budget.newcomers + 5 * budget.data;
         assert!(all <= 20_000 - 128, "{budget:?}");
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sallyport_edge::opener::{Denial, Way};
-use sallyport_link::TunnelStream;
-use sallyport_splice::{Duplex, Ended, EndedBy};
+use sallyport_link::{Promotable, TunnelStream};
+use sallyport_splice::{Bare, Duplex, Ended, EndedBy};
 use sallyport_wire::Refusal;
 use sallyport_wire::message::{Client, Kind};
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use tracing::{debug, field, info, warn};
 
 use crate::config::Destination;
 use crate::hub::Hub;
-use crate::open::{Opened, Want};
+use crate::open::{Opened, Passage, Want};
 
 /// How often a stream that no tunnel took is tried again on another one: all tunnels of a node may end at once,
 /// and there are at most eight.
@@ -58,7 +58,12 @@ impl Caller {
 }
 
 /// Carries a client's bytes to a session and back until both are done.
-pub async fn carry<C: Duplex>(hub: &Arc<Hub>, to: &Destination, caller: &Caller, mut client: C) {
+pub async fn carry<C: Duplex + Bare>(
+    hub: &Arc<Hub>,
+    to: &Destination,
+    caller: &Caller,
+    mut client: C,
+) {
     let start = Instant::now();
     let opened = match Box::pin(open(hub, to, caller.want())).await {
         Ok(opened) => opened,
@@ -71,18 +76,8 @@ pub async fn carry<C: Duplex>(hub: &Arc<Hub>, to: &Destination, caller: &Caller,
                 transport = way.map(|way| way.transport), code = %denial.code, cause = denial.cause, "stream denied");
         }
     };
-    let Opened {
-        mut stream,
-        passage,
-    } = opened;
-    let limits = limits(hub);
-    let ended = Box::pin(sallyport_splice::run(
-        &mut client,
-        &mut stream,
-        &limits,
-        passage.meter(),
-    ))
-    .await;
+    let Opened { stream, passage } = opened;
+    let ended = Box::pin(join(hub, client, stream, &passage)).await;
     let session = &passage.session;
     let Way {
         node,
@@ -111,6 +106,23 @@ async fn open(hub: &Hub, to: &Destination, mut want: Want) -> Result<Opened<Tunn
             _ => return Err(denial),
         }
     }
+}
+
+/// Where it may, a stream that moves much leaves its tunnel for a data connection and comes back.
+async fn join<C: Duplex + Bare>(
+    hub: &Hub,
+    mut client: C,
+    mut stream: TunnelStream,
+    passage: &Passage,
+) -> Ended {
+    let (limits, meter) = (limits(hub), passage.meter());
+    let Some(tunnel) = &passage.beside else {
+        return sallyport_splice::run(&mut client, &mut stream, &limits, meter).await;
+    };
+    let promotions = &hub.promotions;
+    let promoter = promotions.promoter(tunnel.clone(), stream.number(), Arc::clone(meter));
+    let mut stream = Promotable::new(stream, promoter, promotions.idle());
+    sallyport_splice::run_bare(&mut client, &mut stream, &limits, meter).await
 }
 
 fn limits(hub: &Hub) -> sallyport_splice::Limits {

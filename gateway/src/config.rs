@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use faults::Faults;
 
-pub use limits::{Flows, Tunnels};
+pub use limits::{Flows, Promotion, Tunnels};
 
 /// The configuration of a gateway, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +66,8 @@ pub struct Config {
     pub tunnels: Tunnels,
     /// Limits of UDP flows.
     pub flows: Flows,
+    /// When streams are carried by data connections.
+    pub promotion: Promotion,
 }
 
 /// How to choose among equals.
@@ -171,6 +173,8 @@ struct Written {
     tunnels: Tunnels,
     #[serde(default)]
     flows: Flows,
+    #[serde(default)]
+    promotion: Promotion,
 }
 
 const fn default_drain() -> Duration {
@@ -240,6 +244,8 @@ impl Config {
         keep("[[tcp]]", &mut self.tcp, &before.tcp, &mut kept);
         keep("[[udp]]", &mut self.udp, &before.udp, &mut kept);
         keep("[tunnels]", &mut self.tunnels, &before.tunnels, &mut kept);
+        let (now, then) = (&mut self.promotion, &before.promotion);
+        keep("[promotion]", now, then, &mut kept);
         let (limits, old) = (&mut self.limits, &before.limits);
         keep(
             "limits.handshakes",
@@ -279,6 +285,7 @@ impl Config {
         let sessions_domain = faults.domain("sessions_domain", written.sessions_domain.as_deref());
         faults.admin(written.admin);
         faults.limits(&written.limits, &written.tunnels, &written.flows);
+        faults.promotion(&written.promotion);
         let own = |given: Option<PathBuf>, default: &str| {
             places::relative_to(path, given.as_deref().unwrap_or_else(|| Path::new(default)))
         };
@@ -314,6 +321,7 @@ impl Config {
             limits: written.limits,
             tunnels: written.tunnels,
             flows: written.flows,
+            promotion: written.promotion,
         })
     }
 }

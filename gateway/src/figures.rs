@@ -17,9 +17,11 @@ pub struct Figures {
     refusals: Labelled,
     handshakes_failed: Labelled,
     reloads: Labelled,
+    promotions: Labelled,
     bytes_up: Counter,
     bytes_down: Counter,
     streams_open: Gauge,
+    streams_promoted: Gauge,
     tunnels: Gauge,
     nodes: Gauge,
     sessions: Gauge,
@@ -45,9 +47,17 @@ impl Figures {
                 "Connections that were not established, by cause",
             ),
             reloads: labelled("reloads", "Reloads of files, by result"),
+            promotions: labelled(
+                "promotions",
+                "Streams that a data connection was to carry, by result",
+            ),
             bytes_up: metrics.counter("bytes_up", "Bytes from clients to sessions"),
             bytes_down: metrics.counter("bytes_down", "Bytes from sessions to clients"),
             streams_open: metrics.gauge("streams_open", "Streams to sessions open now"),
+            streams_promoted: metrics.gauge(
+                "streams_promoted",
+                "Streams that a data connection carries now",
+            ),
             tunnels: metrics.gauge("tunnels", "Tunnels connected now"),
             nodes: metrics.gauge("relays", "Nodes connected now"),
             sessions: metrics.gauge("sessions", "Sessions that can be reached now"),
@@ -89,6 +99,21 @@ impl Figures {
         self.streams_open.dec();
         self.bytes_up.inc_by(up);
         self.bytes_down.inc_by(down);
+    }
+
+    /// A stream was to be carried by a data connection, and was not.
+    pub fn promotion(&self, result: &'static str) {
+        self.promotions.get_or_create(&[("result", result)]).inc();
+    }
+
+    /// A data connection begins to carry a stream, or has ended to.
+    pub fn promoted(&self, begins: bool) {
+        if begins {
+            self.promotion("carried");
+            self.streams_promoted.inc();
+        } else {
+            self.streams_promoted.dec();
+        }
     }
 
     /// Who is connected now.

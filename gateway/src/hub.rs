@@ -13,7 +13,7 @@ use sallyport_link::{Transport, Tunnel};
 use sallyport_ops::paced::PacedSources;
 use sallyport_ops::{Penalties, Slots, Tasks};
 use sallyport_splice::Ledger;
-use sallyport_wire::message::DRY_RUN;
+use sallyport_wire::message::{DATA, DRY_RUN};
 use sallyport_wire::{NodeName, PoolName, SessionId};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::figures::Figures;
 use crate::files::{self, FilesError};
 use crate::names::Names;
+use crate::promote::Promotions;
 use crate::recent::Recent;
 use crate::registry::{Bounds, Line, Registry};
 use crate::turns::Turns;
@@ -47,6 +48,8 @@ pub struct Parts {
     pub tasks: Tasks,
     /// Tunnels that the process can hold.
     pub tunnels: usize,
+    /// Data connections that it can hold.
+    pub data: usize,
 }
 
 /// What the parts of a running gateway share.
@@ -66,6 +69,8 @@ pub struct Hub {
     pub ledger: Ledger,
     /// What it counts.
     pub figures: Figures,
+    /// Data connections beside the tunnels.
+    pub promotions: Arc<Promotions>,
     /// Owner of the tasks that attend tunnels.
     pub tasks: Tasks,
     /// When each node may change what it offers again.
@@ -84,6 +89,16 @@ pub struct Hub {
     draining: watch::Sender<bool>,
     next: AtomicU64,
     run: u32,
+}
+
+/// The features of a gateway with room for so many data connections.
+fn features(data: usize) -> Vec<String> {
+    let data = (data > 0).then_some(DATA);
+    [DRY_RUN]
+        .into_iter()
+        .chain(data)
+        .map(str::to_owned)
+        .collect()
 }
 
 impl Line for Tunnel {
@@ -115,6 +130,7 @@ impl Hub {
             figures,
             tasks,
             tunnels,
+            data,
         } = parts;
         let limits = &config.tunnels;
         let tunnels = limits.most.min(tunnels);
@@ -131,9 +147,10 @@ impl Hub {
             missing: Mutex::new(names.all().into_keys().collect()),
             reading: Mutex::new(()),
             admission: Admission::new(keys.clone(), vec![config.url.audience()])
-                .with_features(vec![DRY_RUN.to_owned()])
+                .with_features(features(data))
                 .with_memory(config.tunnels.tokens),
             penalties: Penalties::new(),
+            promotions: Promotions::new(config.promotion.clone(), data, figures.clone()),
             refusals: PacedSources::default(),
             ledger: Ledger::new(),
             turns: Turns::default(),

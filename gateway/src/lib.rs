@@ -25,6 +25,7 @@ pub mod arrive;
 pub mod quality;
 pub mod probes;
 pub mod hub;
+pub mod promote;
 pub mod pick;
 pub mod registry;
 pub mod turns;

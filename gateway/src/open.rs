@@ -11,7 +11,7 @@ use sallyport_edge::opener::{Ask, Denial, Found, Opener, Page, Way};
 use sallyport_link::{Flow, OpenError, Tunnel, TunnelStream};
 use sallyport_ops::Slot;
 use sallyport_splice::{Entry, Live};
-use sallyport_wire::message::{Client, Head, Kind};
+use sallyport_wire::message::{Client, DATA, Head, Kind, Protocol};
 use sallyport_wire::{Code, SessionId};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
@@ -62,6 +62,9 @@ pub struct Passage {
     pub session: SessionId,
     /// Told when its tunnel falls silent.
     silence: Arc<Notify>,
+    /// The tunnel, where a data connection may carry the stream beside it: its relay takes one, and the session's
+    /// program itself ends the TLS that is carried.
+    pub beside: Option<Tunnel>,
     entry: Entry,
     figures: Figures,
     _place: Slot,
@@ -74,7 +77,7 @@ impl Passage {
     }
 
     /// Its live bytes.
-    pub fn meter(&self) -> &sallyport_splice::Meter {
+    pub const fn meter(&self) -> &Arc<sallyport_splice::Meter> {
         self.entry.meter()
     }
 }
@@ -166,6 +169,7 @@ impl Hub {
             way: Arc::new(way),
             session: path.offer.id.clone(),
             silence: Arc::clone(path.member.silence()),
+            beside: beside(path, want.kind),
             entry: self.ledger.open(live),
             figures: self.figures.clone(),
             _place: place,
@@ -238,6 +242,12 @@ fn not_opened(path: &Path<Tunnel>, error: &OpenError) -> Denial {
             &format!("on {}: {error}", path.member.who.node),
         )
     }
+}
+
+fn beside(path: &Path<Tunnel>, kind: Kind) -> Option<Tunnel> {
+    let tunnel = &path.member.tunnel;
+    let blind = kind == Kind::Tls && path.offer.protocol == Protocol::Tls;
+    (blind && tunnel.has(DATA)).then(|| tunnel.clone())
 }
 
 fn way(path: &Path<Tunnel>) -> Way {

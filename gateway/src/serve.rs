@@ -334,6 +334,7 @@ fn hub(
         figures,
         tasks,
         tunnels: budget.tunnels,
+        data: budget.data,
     }))
 }
 

@@ -348,6 +348,7 @@ const LISTS: [(&str, &str, Columns); 4] = [
             ("KIND", "kind"),
             ("OVER", "transport"),
             ("SECONDS", "seconds"),
+            ("PROMOTED", "promoted"),
             ("UP BYTES", "up"),
             ("DOWN BYTES", "down"),
         ],

@@ -4,15 +4,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use sallyport_link::Tunnel;
+use sallyport_link::{Promotable, Tunnel, TunnelStream};
 use sallyport_ops::Tasks;
-use sallyport_splice::{Duplex, Entry, Ledger, Live};
+use sallyport_splice::{Duplex, Ended, Entry, Ledger, Live};
 use sallyport_wire::NodeName;
-use sallyport_wire::message::Kind;
+use sallyport_wire::message::{DATA, Kind, Protocol};
 use tracing::{debug, info};
 
 use crate::config::Limits;
 use crate::head::Request;
+use crate::promote::Invitations;
 use crate::reach::{self, ReachError, Upstream};
 use crate::sessions::Session;
 use crate::vnc;
@@ -23,6 +24,15 @@ pub(crate) struct Admitted {
     pub(crate) session: Arc<Session>,
     pub(crate) tunnel: Tunnel,
     pub(crate) tasks: Tasks,
+    pub(crate) invitations: Arc<Invitations>,
+}
+
+impl Admitted {
+    /// Whether a data connection may carry it: the gateway knows how, and the session's program itself ends TLS.
+    pub(crate) fn is_promotable(&self) -> bool {
+        let blind = self.request.kind == Kind::Tls && self.session.config.protocol == Protocol::Tls;
+        blind && self.tunnel.has(DATA)
+    }
 }
 
 /// Joins streams to sessions, and lists them while they last.
@@ -84,13 +94,23 @@ impl Carrier {
         let entry = self.enter(admitted);
         let started = Instant::now();
         let ended = sallyport_splice::run(client, session, &self.splice, entry.meter()).await;
-        debug!(
-            up = ended.up,
-            down = ended.down,
-            ended_by = ended.by.word(),
-            seconds = started.elapsed().as_secs_f64(),
-            "stream ended"
-        );
+        log_end(&ended, started);
+    }
+
+    /// As [`Self::splice`], for a stream that data connections may carry.
+    pub(crate) async fn splice_promotable(
+        &self,
+        admitted: &Admitted,
+        stream: TunnelStream,
+        session: &mut Upstream,
+    ) {
+        let entry = self.enter(admitted);
+        let started = Instant::now();
+        let meter = Arc::clone(entry.meter());
+        let promotee = admitted.invitations.promotee(stream.number(), meter);
+        let mut client = Promotable::new(stream, promotee, self.limits.data_idle);
+        let running = sallyport_splice::run_bare(&mut client, session, &self.splice, entry.meter());
+        log_end(&running.await, started);
     }
 
     /// Ends the WebSocket in an HTTP stream and joins it to the RFB server.
@@ -117,6 +137,16 @@ impl Carrier {
             since: SystemTime::now(),
         })
     }
+}
+
+fn log_end(ended: &Ended, started: Instant) {
+    debug!(
+        up = ended.up,
+        down = ended.down,
+        ended_by = ended.by.word(),
+        seconds = started.elapsed().as_secs_f64(),
+        "stream ended"
+    );
 }
 
 /// The word of a kind in logs and lists.

@@ -203,6 +203,7 @@ fn person(config: &Config) -> (Option<Person>, Finding) {
         format!("node {node}, without a key until its first start")
     };
     let person = Person {
+        features: Vec::new(),
         node: node.clone(),
         site: config.site.clone(),
         generation: 1,

@@ -292,7 +292,7 @@ impl Introduce for Introducer<'_> {
             token: proof.token,
             node_key: bytes::Bytes::copy_from_slice(person.identity.public()),
             proof: proof.proof,
-            features: Vec::new(),
+            features: person.features.clone(),
             required: Vec::new(),
             dry_run: false,
             site: person.site.clone(),

@@ -21,6 +21,7 @@ pub mod streams;
 pub mod probe;
 pub mod terminate;
 mod carry;
+pub mod promote;
 pub mod access;
 pub mod vnc;
 pub mod udp;

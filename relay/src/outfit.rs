@@ -19,6 +19,8 @@ pub struct Person {
     pub site: String,
     /// The number of this process among those of the node.
     pub generation: u64,
+    /// What it can do beyond the version of the protocol.
+    pub features: Vec<String>,
     /// The node's key.
     pub identity: NodeIdentity,
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use sallyport_link::identity::{IdentityError, next_generation};
 use sallyport_link::proxy::{ProxyRules, ProxyUrlError};
-use sallyport_link::{Dialer, NodeIdentity, Settings, backoff};
+use sallyport_link::{Choice, Dialer, NodeIdentity, Settings, backoff};
 use sallyport_ops::{Admin, Metrics, Ready, Signal, Signals, Tasks, places, privileges};
+use sallyport_wire::message::DATA;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, info_span, warn};
 
@@ -178,6 +179,7 @@ fn outfit(
         person: Person {
             node: config.node.clone(),
             site: config.site.clone(),
+            features: features(config),
             identity: NodeIdentity::load_or_create(&state)?,
             generation: next_generation(&state, SystemTime::now())?,
         },
@@ -190,6 +192,12 @@ fn outfit(
         board,
         leaving: CancellationToken::new(),
     }))
+}
+
+/// A relay that keeps to QUIC dials nothing over TCP.
+fn features(config: &Config) -> Vec<String> {
+    let data = config.limits.data_connections > 0 && config.transport != Choice::Quic;
+    data.then(|| DATA.to_owned()).into_iter().collect()
 }
 
 fn make_state(path: &Path) -> Result<(), StartError> {

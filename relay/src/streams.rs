@@ -15,6 +15,7 @@ use crate::access::{self, Passage};
 use crate::carry::{Admitted, Carrier};
 use crate::config::Limits;
 use crate::head::Request;
+use crate::promote::{Invitations, Promotions};
 use crate::sessions::{Session, Sessions};
 use crate::{carry, probe, terminate, udp};
 
@@ -23,6 +24,7 @@ use crate::{carry, probe, terminate, udp};
 pub struct Streams {
     sessions: Arc<Sessions>,
     carrier: Arc<Carrier>,
+    promotions: Arc<Promotions>,
     total: Arc<Semaphore>,
     flows: Arc<Semaphore>,
     opened: Family<Vec<(&'static str, &'static str)>, Counter>,
@@ -49,6 +51,7 @@ impl Streams {
                 "Streams refused, by reason",
                 Family::default(),
             ),
+            promotions: Promotions::new(limits.data_connections, metrics),
             carrier: Arc::new(Carrier::new(node, limits)),
         }
     }
@@ -59,6 +62,12 @@ impl Streams {
         &self.sessions
     }
 
+    /// The data connections of all tunnels.
+    #[must_use]
+    pub const fn promotions(&self) -> &Arc<Promotions> {
+        &self.promotions
+    }
+
     /// The streams that are open now.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
@@ -66,7 +75,12 @@ impl Streams {
     }
 
     /// Serves the streams of a tunnel until it is closed; each runs in `tasks`.
-    pub async fn serve(self: Arc<Self>, tunnel: Tunnel, tasks: Tasks) {
+    pub async fn serve(
+        self: Arc<Self>,
+        tunnel: Tunnel,
+        invitations: Arc<Invitations>,
+        tasks: Tasks,
+    ) {
         let most = usize::try_from(self.carrier.limits().streams_per_tunnel).unwrap_or(usize::MAX);
         let own = Arc::new(Semaphore::new(most));
         while let Some(incoming) = tunnel.accept().await {
@@ -77,7 +91,8 @@ impl Streams {
                 session = field::Empty,
                 kind = field::Empty
             );
-            let task = Arc::clone(&self).stream(incoming, slot, (tunnel.clone(), tasks.clone()));
+            let of = (tunnel.clone(), Arc::clone(&invitations), tasks.clone());
+            let task = Arc::clone(&self).stream(incoming, slot, of);
             tasks.spawn(span, task);
         }
     }
@@ -92,7 +107,7 @@ impl Streams {
         self: Arc<Self>,
         incoming: Incoming,
         slot: Option<[OwnedSemaphorePermit; 2]>,
-        (tunnel, tasks): (Tunnel, Tasks),
+        (tunnel, invitations, tasks): (Tunnel, Arc<Invitations>, Tasks),
     ) {
         let (head, stream) = match incoming.head(self.carrier.limits().head).await {
             Ok(read) => read,
@@ -116,6 +131,7 @@ impl Streams {
                     session,
                     tunnel,
                     tasks,
+                    invitations,
                 };
                 Box::pin(self.carry(admitted, passage, stream)).await;
             }
@@ -158,6 +174,12 @@ impl Streams {
             Passage::Straight => match self.carrier.reach(&admitted).await {
                 Ok(mut upstream) => {
                     stream.accept();
+                    if admitted.is_promotable() {
+                        return self
+                            .carrier
+                            .splice_promotable(&admitted, stream, &mut upstream)
+                            .await;
+                    }
                     self.carrier
                         .splice(&admitted, &mut stream, &mut upstream)
                         .await;

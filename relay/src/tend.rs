@@ -10,15 +10,16 @@ use sallyport_link::token::Grant;
 use sallyport_link::{Closed, Tunnel};
 use sallyport_ops::Tasks;
 use sallyport_wire::Code;
-use sallyport_wire::message::{Advertised, Answer, ControlKind, Drain, Rotate};
+use sallyport_wire::message::{Advertised, Answer, ControlKind, Data, Drain, Rotate};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{Instrument as _, debug, info, warn};
+use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use crate::advertise;
 use crate::board::Row;
 use crate::lanes::Lanes;
 use crate::outfit::Outfit;
+use crate::promote::Invitations;
 use crate::wanted::Wanted;
 
 /// A live tunnel shows a fresh token this often; the gateway expects one within ten minutes.
@@ -77,11 +78,17 @@ pub async fn tend(tended: Tended, outfit: Arc<Outfit>, tasks: Tasks) {
         .board
         .tunnel(&tended.url, &tended.tunnel, &tended.kid);
     let streams = Arc::clone(&outfit.streams);
-    let accepting = streams.serve(tended.tunnel.clone(), tasks.clone());
+    let invitations = Invitations::new(Arc::clone(streams.promotions()));
+    let accepting = streams.serve(
+        tended.tunnel.clone(),
+        Arc::clone(&invitations),
+        tasks.clone(),
+    );
     let tender = Tender {
         tended,
         outfit,
         tasks,
+        invitations,
         row,
         revision: 0,
         rotated: None,
@@ -98,6 +105,7 @@ struct Tender {
     tended: Tended,
     outfit: Arc<Outfit>,
     tasks: Tasks,
+    invitations: Arc<Invitations>,
     row: Row,
     revision: u64,
     rotated: Option<Instant>,
@@ -196,6 +204,7 @@ impl Tender {
             ControlKind::Advertised(answer) => self.note(&answer),
             ControlKind::Rotated(answer) => self.answered(&answer),
             ControlKind::Drain(drain) if !self.is_draining() => self.drained(drain),
+            ControlKind::Data(data) => self.invited(data),
             ControlKind::Drain(_)
             | ControlKind::Advertise(_)
             | ControlKind::Ping(_)
@@ -211,6 +220,18 @@ impl Tender {
                 warn!(%session, %code, cause = code.text(), "the gateway does not take a session");
             }
         }
+    }
+
+    /// A stream of this tunnel is to have a data connection.
+    fn invited(&self, data: Data) {
+        let dialler = self.outfit.dialer.clone();
+        let (wishes, tunnel) = (self.tended.wishes.clone(), self.tended.tunnel.clone());
+        let dialling = async move {
+            let address = wishes.borrow().address.clone();
+            dialler.data(&address, &tunnel).await
+        };
+        let invited = Arc::clone(&self.invitations).invited(data, dialling);
+        self.tasks.spawn(info_span!("data connection"), invited);
     }
 
     /// The gateway takes nothing new here. What runs goes on; the lane dials anew meanwhile.

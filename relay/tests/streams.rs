@@ -17,6 +17,7 @@ use sallyport_link::{
 use sallyport_ops::{Metrics, Tasks};
 use sallyport_relay::certificates;
 use sallyport_relay::config::{Config, Limits};
+use sallyport_relay::promote::Invitations;
 use sallyport_relay::sessions::Sessions;
 use sallyport_relay::streams::Streams;
 use sallyport_wire::message::{Client, Head, Hello, Kind, Refused, Welcome};
@@ -85,7 +86,11 @@ impl Bench {
         let (sessions, _served) = certificates::open(config.sessions).expect("usable");
         let sessions = Arc::new(Sessions::new(sessions));
         let streams = Arc::new(Streams::new(config.node, sessions, limits, &Metrics::new()));
-        tasks.spawn(Span::none(), streams.serve(relay, tasks.child()));
+        let invitations = Invitations::new(Arc::clone(streams.promotions()));
+        tasks.spawn(
+            Span::none(),
+            streams.serve(relay, invitations, tasks.child()),
+        );
         Self {
             gateway,
             tasks,

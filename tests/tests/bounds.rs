@@ -14,6 +14,7 @@ type Test = (&'static str, &'static str);
 const STALLS: &str = "tests/tests/stalls.rs";
 const HTTP2: &str = "tests/tests/http2.rs";
 const TRAILERS: &str = "tests/tests/trailers.rs";
+const PROMOTION: &str = "tests/tests/promotion.rs";
 const LIMITS: &str = "tests/tests/limits.rs";
 const NEWCOMERS: &str = "gateway/tests/relays/newcomers.rs";
 const WAITING: &str = "gateway/tests/relays/waiting.rs";
@@ -43,6 +44,7 @@ const CAPS: Test = (
     LIMITS,
     "streams_beyond_the_cap_are_refused_and_the_tunnel_stays",
 );
+const MOST_DATA: Test = (PROMOTION, "so_many_data_connections_and_no_more");
 const HEALTHY: Test = (LIMITS, "health_decides_after_so_many_failures");
 
 /// Limits of `gateway.toml`, each with a test that reaches it.
@@ -286,6 +288,22 @@ const GATEWAY_LIMITS: &[(&str, Test)] = &[
             "tokens_are_remembered_up_to_a_number_and_then_none_is_taken",
         ),
     ),
+    ("promotion.after", (PROMOTION, "little_stays_in_the_tunnel")),
+    (
+        "promotion.idle",
+        (
+            PROMOTION,
+            "a_stream_leaves_its_tunnel_and_returns_whenever_it_is_idle",
+        ),
+    ),
+    ("promotion.most", MOST_DATA),
+    (
+        "promotion.wait",
+        (
+            PROMOTION,
+            "where_none_can_be_dialled_the_tunnel_carries_everything",
+        ),
+    ),
     (
         "flows.idle",
         (GATEWAYS, "flows_are_limited_whatever_their_source"),
@@ -318,6 +336,14 @@ const RELAY_LIMITS: &[(&str, Test)] = &[
         (
             LIMITS,
             "a_session_that_does_not_answer_the_connection_is_too_slow",
+        ),
+    ),
+    ("limits.data_connections", MOST_DATA),
+    (
+        "limits.data_idle",
+        (
+            PROMOTION,
+            "a_stream_leaves_its_tunnel_and_returns_whenever_it_is_idle",
         ),
     ),
     (
@@ -378,7 +404,9 @@ fn limits(example: &str) -> BTreeSet<String> {
             continue;
         };
         match table.as_str() {
-            "limits" | "tunnels" | "flows" if is_key(key) => keys.insert(format!("{table}.{key}")),
+            "limits" | "tunnels" | "promotion" | "flows" if is_key(key) => {
+                keys.insert(format!("{table}.{key}"))
+            }
             "" if key == "drain" => keys.insert(key.to_owned()),
             _ => false,
         };

@@ -93,6 +93,7 @@ impl Node<'_> {
 
     fn person(&self, config: &Config) -> Person {
         Person {
+            features: Vec::new(),
             node: config.node.clone(),
             site: config.site.clone(),
             generation: next_generation(&self.folder, SystemTime::now()).expect("a number"),

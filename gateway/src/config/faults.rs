@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use sallyport_edge::Limits;
 use sallyport_wire::{PoolName, SessionId};
 
-use super::{Destination, Flows, Passthrough, Raw, Tunnels, WrittenPassthrough, WrittenRaw};
+use super::{
+    Destination, Flows, Passthrough, Promotion, Raw, Tunnels, WrittenPassthrough, WrittenRaw,
+};
 
 /// Most tables of one kind: each listener costs descriptors and a task.
 const MOST_LISTENERS: usize = 1_024;
@@ -154,6 +156,19 @@ impl Faults {
         }
         if tunnels.streams > MOST_STREAMS {
             self.add("`tunnels.streams` is at most 4096: a relay takes no more");
+        }
+    }
+
+    pub(super) fn promotion(&mut self, promotion: &Promotion) {
+        if promotion.after == 0 {
+            self.add("`promotion.after` must be at least 1");
+        }
+        let times = [
+            ("promotion.wait", promotion.wait),
+            ("promotion.idle", promotion.idle),
+        ];
+        for (key, _) in times.iter().filter(|(_, time)| time.is_zero()) {
+            self.add(format!("`{key}` must be longer than 0"));
         }
     }
 

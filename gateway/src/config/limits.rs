@@ -92,6 +92,34 @@ impl Tunnels {
     }
 }
 
+/// When streams that are encrypted from end to end are carried by data connections.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Promotion {
+    /// Data connections at once, as far as the open-files limit has room (1,024); 0 leaves every stream on its tunnel.
+    /// Each takes up to five descriptors.
+    pub most: usize,
+    /// Bytes one way after which a stream is to be carried by one (256 KiB).
+    pub after: u64,
+    /// For a relay to bring one after it was invited (5 s).
+    #[serde(deserialize_with = "duration")]
+    pub wait: Duration,
+    /// Without a byte either way, after which a stream returns to its tunnel (1 s).
+    #[serde(deserialize_with = "duration")]
+    pub idle: Duration,
+}
+
+impl Default for Promotion {
+    fn default() -> Self {
+        Self {
+            most: 1_024,
+            after: 256 * 1_024,
+            wait: Duration::from_secs(5),
+            idle: Duration::from_secs(1),
+        }
+    }
+}
+
 /// Limits of UDP flows.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -64,6 +64,7 @@ fn every_limit_stands_in_the_example() {
         fields(&Limits::default()),
         fields(&Tunnels::default()),
         fields(&Flows::default()),
+        fields(&Promotion::default()),
     ];
     for key in all.concat().iter().filter(|key| *key != computed) {
         assert!(shown.contains(&format!("\n{key} = ")), "{key} is not shown");
@@ -84,7 +85,7 @@ fn an_unknown_key_is_refused_in_every_table() {
         assert!(error.contains("x-unknown"), "{line}: {error}");
         tables += 1;
     }
-    assert_eq!(tables, 8);
+    assert_eq!(tables, 9);
     assert!(parse(&format!("x-unknown = 1\n{shown}")).is_err());
 }
 

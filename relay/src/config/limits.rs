@@ -73,6 +73,8 @@ limits! {
         streams = 16384 in 1..=1_000_000;
         /// Most UDP flows at once.
         udp_flows = 4096 in 1..=65_536;
+        /// Most data connections at once; 0 leaves every stream in its tunnel.
+        data_connections = 1024 in 0..=65_536;
         /// Failed health checks in a row until a session counts as down.
         health_failures = 2 in 1..=100;
     }
@@ -85,6 +87,8 @@ limits! {
         tls_handshake = 10 s in 1..=60;
         /// Without a byte either way on an open stream.
         idle = 3600 s in 1..=604_800;
+        /// Without a byte either way on a stream that a data connection carries, until it returns to its tunnel.
+        data_idle = 1 s in 1..=3600;
         /// For the rest of a stream to be delivered once neither side has more to send.
         closing = 30 s in 1..=3600;
         /// Without a byte taken by a receiver that has bytes to read.

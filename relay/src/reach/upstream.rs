@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use sallyport_splice::{Abort, Duplex};
+use sallyport_splice::{Abort, Bare, Duplex, Socket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -82,6 +82,22 @@ impl Abort for Upstream {
         match self {
             Self::Tcp(stream) => stream.abort(code),
             Self::Unix(stream) => stream.abort(code),
+        }
+    }
+}
+
+impl Bare for Upstream {
+    fn source(&self) -> Option<Socket<'_>> {
+        match self {
+            Self::Tcp(stream) => stream.source(),
+            Self::Unix(stream) => stream.source(),
+        }
+    }
+
+    fn sink(&self) -> Option<Socket<'_>> {
+        match self {
+            Self::Tcp(stream) => stream.sink(),
+            Self::Unix(stream) => stream.sink(),
         }
     }
 }

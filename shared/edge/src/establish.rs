@@ -1,8 +1,8 @@
-//! From an accepted socket to a tunnel, a blind connection or a front connection.
+//! From an accepted socket to a tunnel, a data connection, a blind connection or a front connection.
 //!
 //! One deadline covers all of it. Nothing is answered before the ClientHello is whole, and then
 //! only what the client's words choose: a tunnel by its protocol, a blind connection by its server
-//! name, else the front.
+//! name, else the front. A data connection is known by its preamble, which no ClientHello begins with.
 
 use std::fmt;
 use std::io;
@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 use sallyport_ops::{Accepted, Slot};
 use sallyport_splice::Rewound;
+use sallyport_wire::DATA_PREAMBLE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -34,6 +35,8 @@ pub type Names = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 pub struct Rules {
     /// TLS of tunnels, chosen by the protocol `sallyport/1`; none where no relay may come in.
     pub tunnel: Option<Arc<ServerConfig>>,
+    /// Whether relays may dial data connections.
+    pub data: bool,
     /// TLS of the front.
     pub front: Arc<ServerConfig>,
     /// The names whose TLS we never open.
@@ -72,6 +75,7 @@ impl Rules {
     pub fn front_only(front: Arc<ServerConfig>, limits: &Limits) -> Self {
         Self {
             tunnel: None,
+            data: false,
             front,
             passthrough: Arc::new(|_name| false),
             answers: Arc::new(|_name| true),
@@ -112,6 +116,11 @@ pub enum Established {
         tls: Box<TlsStream<Rewound<TcpStream>>>,
         /// The relay's address.
         peer: SocketAddr,
+    },
+    /// What says that it is a data connection of a relay; nothing of it is proven.
+    Data {
+        /// All its bytes, from the preamble on.
+        io: Rewound<TcpStream>,
     },
     /// A client of a name whose TLS we never open.
     Passthrough {
@@ -243,6 +252,10 @@ impl Newcomer {
             self.read_proxy_header(rules.proxy_header).await?;
         }
         *at = Step::Hello;
+        if rules.data && self.begins_as_data().await? {
+            let (io, _client) = self.rewind();
+            return Ok(Established::Data { io });
+        }
         let hello = self.read_hello(rules.hello_bytes).await?;
         self.client.sni.clone_from(&hello.sni);
         *at = Step::Handshake;
@@ -282,6 +295,20 @@ impl Newcomer {
             self.client.local = addresses.destination;
         }
         Ok(())
+    }
+
+    /// Whether the preamble of a data connection comes first: told by the first byte that differs.
+    async fn begins_as_data(&mut self) -> Result<bool, EstablishError> {
+        loop {
+            let begun = self.read.len().min(DATA_PREAMBLE.len());
+            if self.read.get(..begun) != DATA_PREAMBLE.get(..begun) {
+                return Ok(false);
+            }
+            if begun == DATA_PREAMBLE.len() {
+                return Ok(true);
+            }
+            self.read_more(Step::Hello).await?;
+        }
     }
 
     async fn read_hello(&mut self, most: usize) -> Result<Hello, EstablishError> {

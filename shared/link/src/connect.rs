@@ -1,5 +1,6 @@
 //! From a host's name to one connection: resolved, then tried address by address (RFC 8305) and transport by transport.
 
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,7 @@ use futures::stream::FuturesUnordered;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use sallyport_wire::ALPN;
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -111,6 +113,29 @@ impl Connector {
             Choice::Auto => quic_first(quic, tls, &self.settings).await,
             Choice::TlsFirst => tls_first(quic, tls, &self.settings).await,
         }
+    }
+
+    /// A bare connection to `known`, or through a proxy to `to`.
+    pub(crate) async fn data(
+        &self,
+        proxy: Option<&Proxy>,
+        to: (&str, u16),
+        known: SocketAddr,
+    ) -> io::Result<TcpStream> {
+        let Some(proxy) = proxy else {
+            return self.network.data(known).await;
+        };
+        let addresses = self.resolve((proxy.host(), proxy.port())).await;
+        let addresses = addresses.map_err(io::Error::other)?;
+        let mut tcp = first(&addresses, self.settings.stagger, async |to| {
+            let dialled = self.network.data(to).await;
+            dialled.map_err(|error| DialError::new(Step::Tcp, error))
+        })
+        .await
+        .map_err(io::Error::other)?;
+        let asked = proxy.ask(&mut tcp, to, self.settings.proxy_answer).await;
+        asked.map_err(io::Error::other)?;
+        Ok(tcp)
     }
 
     async fn resolve(&self, (host, port): (&str, u16)) -> Result<Vec<SocketAddr>, DialError> {

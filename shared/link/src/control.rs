@@ -129,7 +129,8 @@ impl Loop {
             | ControlKind::Advertised(_)
             | ControlKind::Drain(_)
             | ControlKind::Rotate(_)
-            | ControlKind::Rotated(_)) => {
+            | ControlKind::Rotated(_)
+            | ControlKind::Data(_)) => {
                 if self.inbox.try_send(kind).is_err() {
                     return Some(Closed {
                         code: Code::Limit,

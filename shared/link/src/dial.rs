@@ -12,6 +12,7 @@ use sallyport_ops::Tasks;
 use sallyport_wire::message::{DRY_RUN, Hello, Reply, ReplyKind, Welcome};
 use sallyport_wire::{ALPN, BINDING_LABEL, BINDING_LEN, Code, MAX_HELLO};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
@@ -130,6 +131,17 @@ impl Dialer {
         Box::pin(self.connect(gateway, choice)).await.map(drop)
     }
 
+    /// A bare connection to the gateway at the other end of a tunnel: to the same address, or through the same proxy.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn data(&self, gateway: &GatewayAddress, tunnel: &Tunnel) -> io::Result<TcpStream> {
+        let host = bare_host(gateway);
+        let proxy = self.proxies.proxy_for(&host);
+        let to = (host.as_str(), gateway.url.port());
+        self.connector.data(proxy, to, tunnel.remote()).await
+    }
+
     /// Waits, not for long, until the other sides have heard of all connections that are closed by now.
     pub async fn farewell(&self) {
         self.connector.farewell().await;
@@ -208,6 +220,7 @@ impl Dialer {
     ) -> Dialled {
         let facts = Facts {
             id: greeted.welcome.tunnel,
+            features: greeted.welcome.features.clone(),
             remote,
             binding: greeted.binding,
         };
@@ -225,6 +238,7 @@ impl Dialer {
     ) -> Dialled {
         let facts = Facts {
             id: greeted.welcome.tunnel,
+            features: greeted.welcome.features.clone(),
             remote: connection.remote_address(),
             binding: greeted.binding,
         };

@@ -101,6 +101,7 @@ where
     let welcome = answer(&mut tls, &hello, decision, settings).await?;
     let facts = Facts {
         id: welcome.tunnel,
+        features: welcome.features,
         remote: peer,
         binding,
     };
@@ -176,8 +177,10 @@ async fn admit_quic<G: Gatekeeper>(
         // A close would overtake the reply: wait until the relay has it.
         drop(timeout(settings.close_within, send.stopped()).await);
     }
+    let welcome = welcome?;
     let facts = Facts {
-        id: welcome?.tunnel,
+        id: welcome.tunnel,
+        features: welcome.features,
         remote,
         binding,
     };

@@ -29,6 +29,13 @@ pub trait Network: fmt::Debug + Send + Sync {
     /// A connection to an address.
     fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Tcp>>>;
 
+    /// A connection to an address that the kernel can splice.
+    ///
+    /// None where this network has no such thing.
+    fn data(&self, _to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {
+        async { Err(io::ErrorKind::Unsupported.into()) }.boxed()
+    }
+
     /// A UDP socket on an address of this side's own.
     ///
     /// # Errors
@@ -50,10 +57,14 @@ impl Network for System {
     }
 
     fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Tcp>>> {
+        async move { Ok(Box::new(self.data(to).await?) as Box<dyn Tcp>) }.boxed()
+    }
+
+    fn data(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {
         async move {
             let tcp = TcpStream::connect(to).await?;
             listen::tune(&tcp)?;
-            Ok(Box::new(tcp) as Box<dyn Tcp>)
+            Ok(tcp)
         }
         .boxed()
     }

@@ -98,9 +98,10 @@ impl OpenError {
 pub struct Tunnel(Arc<Handle>);
 
 /// What a handshake found out about a tunnel.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Facts {
     pub(crate) id: u64,
+    pub(crate) features: Vec<String>,
     pub(crate) remote: SocketAddr,
     pub(crate) binding: [u8; BINDING_LEN],
 }
@@ -251,6 +252,12 @@ impl Tunnel {
         self.0.facts.id
     }
 
+    /// Whether both sides named a feature.
+    #[must_use]
+    pub fn has(&self, feature: &str) -> bool {
+        self.0.facts.features.iter().any(|named| named == feature)
+    }
+
     /// What carries it.
     #[must_use]
     pub fn transport(&self) -> Transport {
@@ -385,6 +392,15 @@ impl Tunnel {
             () = self.0.life.ending().cancelled() => Err(TunnelClosed),
             sent = self.0.desk.out.send(kind) => sent.map_err(|_closed| TunnelClosed),
         }
+    }
+
+    /// Queues a control message if there is room at once.
+    ///
+    /// # Errors
+    /// [`TunnelClosed`], also where the queue is full.
+    pub fn try_send(&self, message: ControlKind) -> Result<(), TunnelClosed> {
+        let sent = self.0.desk.out.try_send(message);
+        sent.map_err(|_closed_or_full| TunnelClosed)
     }
 
     /// The next control message for the tunnel's owner, or `None` once the tunnel is closed. Pings and the

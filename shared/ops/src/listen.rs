@@ -25,6 +25,8 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVE_MISSES: u32 = 3;
 /// How long sent bytes may stay unacknowledged before the connection is dead.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same beside a tunnel: longer than a stream may stand still, which has limits of its own.
+const USER_TIMEOUT_BESIDE: Duration = Duration::from_secs(120);
 /// Unsent bytes above which a socket is not writable, so that what is urgent does not queue behind them.
 const NOT_SENT_LOW_WATER: u32 = 64 << 10;
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(50);
@@ -151,6 +153,17 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_notsent_lowat(NOT_SENT_LOW_WATER)
+}
+
+/// Sets a [tuned](tune) connection up to carry one stream beside a tunnel, which is what tells when its peer is lost:
+/// nothing else waits behind its bytes, and a reader may be slow.
+///
+/// # Errors
+/// When the system knows an option but refuses it.
+pub fn tune_beside(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT_BESIDE))?;
+    socket.set_tcp_notsent_lowat(u32::MAX)
 }
 
 /// A connection just accepted. Nothing was read from it.

@@ -7,8 +7,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
+use crate::bare::Bare;
 use crate::buffers::{Buffer, Loan, Pool, Size};
 use crate::pieces::SLICES;
+use crate::pipe::{self, Pipe};
 use crate::{Duplex, Pieces};
 
 /// Bytes that one direction may move before the other one, and other tasks, get their turn.
@@ -32,6 +34,7 @@ pub(crate) struct Direction<'r> {
     held: Pieces,
     /// For pieces that are not in buffers of the pool.
     loan: Option<Loan>,
+    pipe: Option<Pipe>,
     source: Source,
     sink: Sink,
     activity: u64,
@@ -68,6 +71,7 @@ impl<'r> Direction<'r> {
             size: Size::Small,
             held: Pieces::new(),
             loan: None,
+            pipe: None,
             source: Source::Open,
             sink: Sink::Ready,
             activity: 0,
@@ -108,6 +112,7 @@ impl<'r> Direction<'r> {
     /// From now on what the source sends is read and thrown away, so that its end is still seen.
     pub(crate) fn refuse(&mut self, why: io::Error) {
         self.let_go();
+        self.pipe = None;
         self.sink = Sink::Refused(why);
     }
 
@@ -127,11 +132,12 @@ impl<'r> Direction<'r> {
         sink: &mut T,
     ) -> Poll<Result<(), Fault>>
     where
-        S: Duplex,
-        T: Duplex,
+        S: Duplex + Bare,
+        T: Duplex + Bare,
     {
         let mut moved = 0;
         while !self.is_done() {
+            ready!(self.poll_drain(cx, sink))?;
             ready!(self.poll_deliver(cx, sink))?;
             if !matches!(self.source, Source::Open) {
                 return self.poll_finish(cx, sink);
@@ -140,13 +146,36 @@ impl<'r> Direction<'r> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match self.poll_fill(cx, source) {
+            match self.poll_take(cx, source, sink) {
                 Poll::Ready(came) => moved += came,
                 Poll::Pending => {
                     ready!(self.poll_flush(cx, sink))?;
                     return Poll::Pending;
                 }
             }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the pipe is empty.
+    fn poll_drain<T: Bare>(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut T,
+    ) -> Poll<Result<(), Fault>> {
+        while let Some(pipe) = self.pipe.as_mut().filter(|pipe| !pipe.is_empty()) {
+            let Some(to) = sink.sink() else {
+                let lost = io::Error::other("a socket was changed under its pipe");
+                return Poll::Ready(Err(Fault::Write(lost)));
+            };
+            let Poll::Ready(gone) = pipe.poll_drain(cx, to) else {
+                self.sink = Sink::Blocked;
+                return Poll::Pending;
+            };
+            let gone = gone.map_err(Fault::Write)?;
+            self.sink = Sink::Unflushed;
+            sink.given(gone);
+            self.count_written(gone as u64);
         }
         Poll::Ready(Ok(()))
     }
@@ -211,6 +240,50 @@ impl<'r> Direction<'r> {
         self.written += bytes;
         self.activity += bytes;
         self.count.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes what the source has: into a pipe where both ends are sockets, else into a buffer.
+    fn poll_take<S, T>(&mut self, cx: &mut Context<'_>, source: &mut S, sink: &mut T) -> Poll<usize>
+    where
+        S: Duplex + Bare,
+        T: Bare,
+    {
+        sink.settle(cx);
+        if let Some(piped) = self.poll_pipe(cx, source, sink) {
+            return piped;
+        }
+        self.poll_fill(cx, source)
+    }
+
+    /// Nothing if the bytes have to be copied, or the socket has ended: then a read says what that means.
+    fn poll_pipe<S: Bare, T: Bare>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+        sink: &T,
+    ) -> Option<Poll<usize>> {
+        // Whatever leaves here early gives the pipe back, which is empty.
+        let pipe = self.pipe.take();
+        let _to = sink.sink().filter(|_| !self.is_refused())?;
+        let from = source.source()?;
+        let mut pipe = pipe.or_else(pipe::take)?;
+        match pipe.poll_fill(cx, from) {
+            Poll::Pending => Some(Poll::Pending),
+            Poll::Ready(Ok(0)) => {
+                source.taken(0);
+                None
+            }
+            Poll::Ready(Ok(came)) => {
+                source.taken(came);
+                self.activity += came as u64;
+                self.pipe = Some(pipe);
+                Some(Poll::Ready(came))
+            }
+            Poll::Ready(Err(lost)) => {
+                self.source = Source::Lost(lost);
+                Some(Poll::Ready(0))
+            }
+        }
     }
 
     /// Takes what is there, up to a buffer full, so that the sink gets few, large writes. Pending when there was nothing

@@ -43,6 +43,8 @@ pub struct LiveFigures {
     pub kind: &'static str,
     /// See [`Live::transport`].
     pub transport: &'static str,
+    /// Whether a data connection beside that tunnel carries it now.
+    pub promoted: bool,
     /// Seconds since 1970 at which it opened.
     pub since: u64,
     /// Seconds that it has been open.
@@ -130,6 +132,7 @@ impl Row {
             client: self.live.client.clone(),
             kind: self.live.kind,
             transport: self.live.transport,
+            promoted: self.meter.is_promoted(),
             since: seconds_between(SystemTime::UNIX_EPOCH, self.live.since),
             seconds: seconds_between(self.live.since, now),
             up: self.meter.up(),

@@ -1,12 +1,13 @@
 //! Bytes that a stream has carried so far.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Live byte counts of one stream, read by listings and metrics while it runs.
 #[derive(Debug, Default)]
 pub struct Meter {
     up: AtomicU64,
     down: AtomicU64,
+    promoted: AtomicBool,
 }
 
 impl Meter {
@@ -16,6 +17,7 @@ impl Meter {
         Self {
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
+            promoted: AtomicBool::new(false),
         }
     }
 
@@ -39,6 +41,17 @@ impl Meter {
     /// Adds bytes that went to the client, for carriers that do not use [`run`](crate::run()).
     pub fn add_down(&self, bytes: u64) {
         self.down.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether a data connection carries the stream now.
+    #[must_use]
+    pub fn is_promoted(&self) -> bool {
+        self.promoted.load(Ordering::Relaxed)
+    }
+
+    /// A data connection begins to carry the stream, or has ended to.
+    pub fn promote(&self, promoted: bool) {
+        self.promoted.store(promoted, Ordering::Relaxed);
     }
 
     pub(crate) const fn up_count(&self) -> &AtomicU64 {

@@ -37,6 +37,11 @@ impl<S> Rewound<S> {
         &mut self.inner
     }
 
+    /// Whether everything that was given back has been read again.
+    pub const fn is_at_end(&self) -> bool {
+        self.first.is_empty()
+    }
+
     /// What was not yet read again, and the stream below.
     pub fn into_parts(self) -> (Bytes, S) {
         (self.first, self.inner)

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Sleep, sleep};
 
+use crate::bare::{Bare, Copied};
 use crate::buffers::{Pool, SHARED};
 use crate::clock::{Clock, Standing};
 use crate::direction::{Direction, Fault};
@@ -31,7 +32,28 @@ pub async fn run<A: Duplex, B: Duplex>(
     run_with(&SHARED, client, session, limits, meter).await
 }
 
+/// As [`run()`], and the kernel moves the bytes of a direction while both of its ends are sockets.
+pub async fn run_bare<A: Duplex + Bare, B: Duplex + Bare>(
+    client: &mut A,
+    session: &mut B,
+    limits: &Limits,
+    meter: &Meter,
+) -> Ended {
+    join(&SHARED, client, session, limits, meter).await
+}
+
 async fn run_with<A: Duplex, B: Duplex>(
+    pool: &'static Pool,
+    client: &mut A,
+    session: &mut B,
+    limits: &Limits,
+    meter: &Meter,
+) -> Ended {
+    let (mut client, mut session) = (Copied(client), Copied(session));
+    join(pool, &mut client, &mut session, limits, meter).await
+}
+
+async fn join<A: Duplex + Bare, B: Duplex + Bare>(
     pool: &'static Pool,
     client: &mut A,
     session: &mut B,
@@ -63,10 +85,16 @@ struct Splice<'r, A: Abort, B: Abort> {
     down_first: bool,
 }
 
-impl<A: Duplex, B: Duplex> Splice<'_, A, B> {
+impl<A: Duplex + Bare, B: Duplex + Bare> Splice<'_, A, B> {
     /// Ready with the end of the stream. The directions take turns at going first, so that
     /// neither lives off what the other one leaves.
     fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<EndedBy> {
+        if let Err(why) = self.ends.client.tend(cx) {
+            return Poll::Ready(EndedBy::Client(why));
+        }
+        if let Err(why) = self.ends.session.tend(cx) {
+            return Poll::Ready(EndedBy::Session(why));
+        }
         self.down_first = !self.down_first;
         let turns = if self.down_first {
             [Side::Session, Side::Client]

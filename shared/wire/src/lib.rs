@@ -33,3 +33,6 @@ pub const BINDING_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
 /// Length of the exported keying material, in bytes.
 pub const BINDING_LEN: usize = 32;
+
+/// First bytes of a data connection. No ClientHello and no request of HTTP begins so.
+pub const DATA_PREAMBLE: &[u8; 16] = b"sallyport-data/1";

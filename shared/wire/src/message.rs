@@ -54,6 +54,9 @@ pub struct Hello {
 /// The feature of a gateway that answers a hello without letting its relay in.
 pub const DRY_RUN: &str = "dry-run";
 
+/// The feature of carrying streams that are encrypted from end to end over connections of their own.
+pub const DATA: &str = "data";
+
 /// The gateway's answer to [`Hello`].
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Reply {
@@ -114,7 +117,7 @@ pub struct Refused {
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Control {
     /// What it says. None is a message from a newer version and is skipped.
-    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub kind: Option<ControlKind>,
 }
 
@@ -142,6 +145,9 @@ pub enum ControlKind {
     /// Gateway → relay: what became of a fresh token. One that is refused leaves the last one in force.
     #[prost(message, tag = "7")]
     Rotated(Answer),
+    /// Gateway → relay: dial a data connection for a stream. Only where both named [`DATA`].
+    #[prost(message, tag = "8")]
+    Data(Data),
 }
 
 /// Sessions that a relay serves. A revision replaces the one before as a whole.
@@ -279,6 +285,17 @@ pub struct Rotate {
     /// Signature, as in [`Hello`].
     #[prost(bytes = "bytes", tag = "2")]
     pub proof: Bytes,
+}
+
+/// An invitation to dial a data connection for a stream.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Data {
+    /// Number of the stream in the tunnel that this message came on.
+    #[prost(uint64, tag = "1")]
+    pub stream: u64,
+    /// The secret that the connection is proven with, 32 random bytes, for one connection.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub token: Bytes,
 }
 
 /// How a stream is to be treated.

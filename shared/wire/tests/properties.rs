@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use prost::Message;
 use sallyport_wire::frame::{FrameError, decode, encode};
 use sallyport_wire::message::{
-    Advertise, Advertised, Answer, Client, Control, ControlKind, Drain, Head, Hello, Offer, Ping,
-    Refused, RefusedOffer, Reply, ReplyKind, Resume, Rotate, Welcome,
+    Advertise, Advertised, Answer, Client, Control, ControlKind, Data, Drain, Head, Hello, Offer,
+    Ping, Refused, RefusedOffer, Reply, ReplyKind, Resume, Rotate, Welcome,
 };
 use sallyport_wire::{
     Glob, MAX_CONTROL, MAX_HEAD, MAX_HELLO, NodeName, PoolName, PortRange, Scope, SessionId,
@@ -95,6 +95,8 @@ fn control() -> impl Strategy<Value = Control> {
         any::<u64>().prop_map(|number| ControlKind::Pong(Ping { number })),
         (text(), blob()).prop_map(|(token, proof)| ControlKind::Rotate(Rotate { token, proof })),
         answer().prop_map(ControlKind::Rotated),
+        (any::<u64>(), blob())
+            .prop_map(|(stream, token)| ControlKind::Data(Data { stream, token })),
         any::<(u32, u32)>().prop_map(|(redial_in_ms, finish_by_ms)| {
             ControlKind::Drain(Drain {
                 redial_in_ms,

@@ -136,6 +136,7 @@ impl Gateway {
             names,
             figures: Figures::new(&Metrics::new()),
             tasks: tasks.clone(),
+            data: 0,
             tunnels: config.tunnels.most,
             config,
         });

@@ -141,6 +141,7 @@ impl Relay {
     fn person(&self) -> Person {
         let state = self.folder.path();
         Person {
+            features: Vec::new(),
             node: self.node.clone(),
             site: String::new(),
             generation: next_generation(state, SystemTime::now()).expect("a number"),
