@@ -32,6 +32,7 @@ mod raw;
 mod over_tls;
 mod quic;
 mod over_quic;
+mod unread;
 mod framed;
 mod life;
 mod round_trip;

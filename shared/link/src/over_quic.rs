@@ -2,35 +2,43 @@
 
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use quinn::{ReadError, VarInt};
 use sallyport_wire::Code;
 use tokio::io::ReadBuf;
 
 use crate::life::broken;
+use crate::unread::{Inbox, Unread, Unreadable};
 
 /// A QUIC stream.
 #[derive(Debug)]
 pub(crate) struct OverQuic {
     send: quinn::SendStream,
-    recv: quinn::RecvStream,
+    inbox: Arc<Inbox>,
+    unread: Arc<Unread>,
     finished: bool,
     ended: bool,
 }
 
 impl OverQuic {
-    pub(crate) fn new((send, recv): (quinn::SendStream, quinn::RecvStream)) -> Self {
+    pub(crate) fn new(
+        (send, recv): (quinn::SendStream, quinn::RecvStream),
+        unread: &Arc<Unread>,
+    ) -> Self {
         Self {
+            inbox: unread.add(VarInt::from(send.id()).into_inner(), recv),
+            unread: Arc::clone(unread),
             send,
-            recv,
             finished: false,
             ended: false,
         }
     }
 
     pub(crate) fn number(&self) -> u64 {
-        quinn::VarInt::from(self.send.id()).into_inner()
+        VarInt::from(self.send.id()).into_inner()
     }
 
     pub(crate) fn poll_read(
@@ -39,7 +47,7 @@ impl OverQuic {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(self.recv.poll_read_buf(cx, buf)).map_err(|error| read_error(&error))?;
+        ready!(self.inbox.poll_read(cx, buf)).map_err(read_error)?;
         self.ended = buf.filled().len() == before;
         Poll::Ready(Ok(()))
     }
@@ -73,12 +81,12 @@ impl OverQuic {
     }
 
     pub(crate) fn abort(&mut self, code: Code) {
-        let code = quinn::VarInt::from_u32(code.number());
+        let code = VarInt::from_u32(code.number());
         if !std::mem::replace(&mut self.finished, true) {
             drop(self.send.reset(code)); // fails only if the other side stopped it first
         }
         if !std::mem::replace(&mut self.ended, true) {
-            drop(self.recv.stop(code)); // fails only if it ended by itself
+            self.inbox.stop(code);
         }
     }
 }
@@ -90,16 +98,18 @@ impl Drop for OverQuic {
         } else {
             Code::Internal
         });
+        self.unread.remove(self.number());
     }
 }
 
-fn read_error(error: &quinn::ReadError) -> io::Error {
-    match error {
-        quinn::ReadError::Reset(code) => broken(code_of(*code)),
-        quinn::ReadError::ConnectionLost(_) => broken(Code::TunnelLost),
-        quinn::ReadError::ClosedStream
-        | quinn::ReadError::IllegalOrderedRead
-        | quinn::ReadError::ZeroRttRejected => io::ErrorKind::NotConnected.into(),
+fn read_error(unreadable: Unreadable) -> io::Error {
+    match unreadable {
+        Unreadable::GivenUp => broken(Code::Limit),
+        Unreadable::Failed(ReadError::Reset(code)) => broken(code_of(code)),
+        Unreadable::Failed(ReadError::ConnectionLost(_)) => broken(Code::TunnelLost),
+        Unreadable::Failed(
+            ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected,
+        ) => io::ErrorKind::NotConnected.into(),
     }
 }
 
@@ -114,6 +124,6 @@ fn write_error(error: &quinn::WriteError) -> io::Error {
 }
 
 /// The code of a QUIC application error.
-pub(crate) fn code_of(code: quinn::VarInt) -> Code {
+pub(crate) fn code_of(code: VarInt) -> Code {
     u32::try_from(code.into_inner()).map_or(Code::Internal, Code::from_number)
 }

@@ -27,7 +27,7 @@ pub(crate) fn bounds(settings: &Settings) -> sallyport_mux::Settings {
         unread_code: Code::Limit.number(),
         window: settings.tls_stream_window,
         budget: settings.tls_window,
-        unread: settings.tls_unread,
+        unread: settings.unread,
         ..sallyport_mux::Settings::default()
     }
 }

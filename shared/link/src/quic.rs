@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use crate::life::{Closed, Life};
 use crate::over_quic::code_of;
 use crate::settings::Settings;
+use crate::unread::Unread;
 
 /// ACK-eliciting packets that may stay unacknowledged (draft-ietf-quic-ack-frequency).
 const ACK_EVERY: u32 = 10;
@@ -187,14 +188,19 @@ pub(crate) fn tagged(number: u64, datagram: &[u8]) -> Bytes {
     tagged.freeze()
 }
 
-/// Carries datagrams to their flows and ends the tunnel with its connection, and the connection with its tunnel.
-pub(crate) async fn drive(connection: quinn::Connection, life: Arc<Life>, flows: Arc<Flows>) {
+/// Carries datagrams to their flows, looks after what nobody reads, and ends the tunnel with its connection, and the connection with its tunnel.
+pub(crate) async fn drive(
+    connection: quinn::Connection,
+    life: Arc<Life>,
+    (flows, unread): (Arc<Flows>, Arc<Unread>),
+) {
     let _cut_short = Cut(connection.clone(), Arc::clone(&life));
     let ending = life.ending().clone();
     loop {
         tokio::select! {
             biased;
             () = ending.cancelled() => return,
+            () = unread.due() => unread.look(),
             datagram = connection.read_datagram() => match datagram {
                 Ok(datagram) => {
                     life.hear();

@@ -31,13 +31,13 @@ pub struct Settings {
     pub accept: usize,
     /// Datagrams queued in a flow, each way; the newest is dropped. Default 256.
     pub flow_queue: usize,
+    /// Bytes of all streams of a tunnel that wait to be read; beyond it the stream that is read least is reset.
+    /// Default 64 MiB.
+    pub unread: usize,
     /// TLS: bytes that the window of one stream may grow to. Default 16 MiB.
     pub tls_stream_window: u32,
     /// TLS: bytes that the windows of all streams of a tunnel may grow by. Default 64 MiB.
     pub tls_window: usize,
-    /// TLS: bytes of all streams of a tunnel that wait to be read; beyond it the stream that is read least is reset.
-    /// Default 64 MiB.
-    pub tls_unread: usize,
     /// QUIC: bytes that may be under way on one stream. Default 8 MiB.
     pub quic_stream_window: u32,
     /// QUIC: bytes that may be under way on one tunnel. Default 64 MiB.
@@ -74,9 +74,9 @@ impl Settings {
             open: 4_096,
             accept: 4_096,
             flow_queue: 256,
+            unread: 64 * 1024 * 1024,
             tls_stream_window: 16 * 1024 * 1024,
             tls_window: 64 * 1024 * 1024,
-            tls_unread: 64 * 1024 * 1024,
             quic_stream_window: 8 * 1024 * 1024,
             quic_window: 64 * 1024 * 1024,
             quic_send_window: 16 * 1024 * 1024,

@@ -24,6 +24,7 @@ use crate::quic::{self, Flows};
 use crate::raw::Raw;
 use crate::settings::Settings;
 use crate::stream::{Incoming, TunnelStream};
+use crate::unread::Unread;
 
 pub use crate::life::{Closed, TunnelClosed};
 
@@ -128,7 +129,10 @@ enum Link {
         mux: Mux,
         arrivals: Arc<Mutex<Arrivals>>,
     },
-    Quic(quinn::Connection),
+    Quic {
+        connection: quinn::Connection,
+        unread: Arc<Unread>,
+    },
 }
 
 impl Drop for Handle {
@@ -220,14 +224,16 @@ pub(crate) fn over_quic(
     if send.set_priority(CONTROL_PRIORITY).is_err() {
         life.end(Code::TunnelLost, "the control stream is gone");
     }
-    let driving = quic::drive(connection.clone(), Arc::clone(&life), Arc::clone(&flows));
+    let unread = Arc::new(Unread::new(settings));
+    let inward = (Arc::clone(&flows), Arc::clone(&unread));
+    let driving = quic::drive(connection.clone(), Arc::clone(&life), inward);
     tasks.spawn(span.clone(), driving);
     tasks.spawn(span.clone(), control.run(Some((recv, send))));
     Tunnel(Arc::new(Handle {
         facts,
         life,
         desk,
-        link: Link::Quic(connection),
+        link: Link::Quic { connection, unread },
         opened: Arc::new(Semaphore::new(settings.open)),
         room: Arc::new(Semaphore::new(settings.accept)),
         places: (settings.open, settings.accept),
@@ -263,7 +269,7 @@ impl Tunnel {
     pub fn transport(&self) -> Transport {
         match self.0.link {
             Link::Tls { .. } => Transport::Tls,
-            Link::Quic(_) => Transport::Quic,
+            Link::Quic { .. } => Transport::Quic,
         }
     }
 
@@ -272,7 +278,7 @@ impl Tunnel {
     pub fn remote(&self) -> SocketAddr {
         match &self.0.link {
             Link::Tls { .. } => self.0.facts.remote,
-            Link::Quic(connection) => canonical(connection.remote_address()),
+            Link::Quic { connection, .. } => canonical(connection.remote_address()),
         }
     }
 
@@ -281,7 +287,7 @@ impl Tunnel {
     pub fn rtt(&self) -> Option<Duration> {
         match &self.0.link {
             Link::Tls { .. } => self.0.life.rtt(),
-            Link::Quic(connection) => Some(connection.rtt()),
+            Link::Quic { connection, .. } => Some(connection.rtt()),
         }
     }
 
@@ -314,7 +320,7 @@ impl Tunnel {
     pub fn figures(&self) -> Figures {
         let (sent, received) = match &self.0.link {
             Link::Tls { .. } => self.0.life.bytes(),
-            Link::Quic(connection) => {
+            Link::Quic { connection, .. } => {
                 let stats = connection.stats();
                 (stats.udp_tx.bytes, stats.udp_rx.bytes)
             }
@@ -422,9 +428,9 @@ impl Tunnel {
     async fn open_raw(&self) -> Option<Raw> {
         match &self.0.link {
             Link::Tls { mux, .. } => mux.open().map(|stream| Raw::Tls(OverTls::new(stream))),
-            Link::Quic(connection) => {
+            Link::Quic { connection, unread } => {
                 let streams = connection.open_bi().await.ok()?;
-                Some(Raw::Quic(OverQuic::new(streams)))
+                Some(Raw::Quic(OverQuic::new(streams, unread)))
             }
         }
     }
@@ -435,8 +441,8 @@ impl Tunnel {
                 Link::Tls { arrivals, .. } => {
                     Raw::Tls(OverTls::new(arrivals.lock().await.next().await?))
                 }
-                Link::Quic(connection) => {
-                    Raw::Quic(OverQuic::new(connection.accept_bi().await.ok()?))
+                Link::Quic { connection, unread } => {
+                    Raw::Quic(OverQuic::new(connection.accept_bi().await.ok()?, unread))
                 }
             };
             match Arc::clone(&self.0.room).try_acquire_owned() {
@@ -449,7 +455,7 @@ impl Tunnel {
     fn flow(&self, stream: TunnelStream) -> Flow {
         let connection = match &self.0.link {
             Link::Tls { .. } => None,
-            Link::Quic(connection) => Some(connection.clone()),
+            Link::Quic { connection, .. } => Some(connection.clone()),
         };
         let (flow, pump) = flow::begin(stream, connection, &self.0.flows, &self.0.settings);
         let span = tracing::info_span!(parent: &self.0.span, "flow", flow = flow.number());

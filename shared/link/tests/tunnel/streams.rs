@@ -8,7 +8,7 @@ use sallyport_wire::{Code, Refusal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tracing::Span;
 
-use crate::support::{BOTH, SOON, pair, pair_with, soon, take};
+use crate::support::{BOTH, SOON, code, pair, pair_with, soon, take};
 
 /// Sends everything back on every stream that comes.
 async fn echo(tunnel: Tunnel, tasks: sallyport_ops::Tasks) {
@@ -119,6 +119,50 @@ async fn a_joined_stream_ends_with_the_refusal() {
         assert_eq!(
             Refusal::in_chain(&error).map(|refusal| refusal.0),
             Some(Code::SessionDown)
+        );
+    }
+}
+
+#[tokio::test]
+async fn streams_that_nobody_reads_hold_up_no_other() {
+    for transport in BOTH {
+        let ours = Settings {
+            unread: 512 * 1024,
+            quic_stream_window: 64 * 1024,
+            quic_window: 512 * 1024,
+            ..Settings::gateway()
+        };
+        let pair = pair_with(transport, ours, Settings::relay()).await;
+        let mut unread = Vec::new();
+        for _ in 0..12 {
+            let (opened, mut taken) = pair.stream().await;
+            unread.push(opened);
+            pair.relay_tasks.spawn(Span::none(), async move {
+                drop(taken.write_all(&[7; 1024 * 1024]).await);
+            });
+        }
+        let (mut asking, mut answering) = pair.stream().await;
+        for byte in 0..100 {
+            soon(answering.write_all(&[byte; 10_000]))
+                .await
+                .expect("a live stream");
+            let mut came = [0; 10_000];
+            soon(asking.read_exact(&mut came))
+                .await
+                .expect("a live stream");
+            assert_eq!(came, [byte; 10_000]);
+        }
+        let mut given_up = 0;
+        for mut stream in unread {
+            let mut all = Vec::new();
+            let read = soon(stream.read_to_end(&mut all)).await;
+            assert!(read.is_err() || all.len() == 1024 * 1024, "{}", all.len());
+            given_up += u32::from(read.is_err_and(|error| code::<()>(Err(error)) == Code::Limit));
+        }
+        assert!(given_up > 0);
+        assert!(
+            pair.gateway.open(Head::default()).await.is_ok(),
+            "the tunnel lives"
         );
     }
 }
