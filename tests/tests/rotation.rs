@@ -164,7 +164,7 @@ fn a_key_that_one_of_two_gateways_lacks_ends_no_tunnel() {
         let used = used(&second);
         !used.is_empty() && used.iter().all(|kid| !old.contains(kid))
     });
-    assert_eq!(used(&first), old);
+    assert!(used(&first).iter().all(|kid| old.contains(kid)));
 }
 
 #[test]

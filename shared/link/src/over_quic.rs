@@ -47,7 +47,7 @@ impl OverQuic {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(self.inbox.poll_read(cx, buf)).map_err(read_error)?;
+        ready!(self.inbox.poll_read(cx, buf)).map_err(|error| read_error(&error))?;
         self.ended = buf.filled().len() == before;
         Poll::Ready(Ok(()))
     }
@@ -102,10 +102,10 @@ impl Drop for OverQuic {
     }
 }
 
-fn read_error(unreadable: Unreadable) -> io::Error {
+fn read_error(unreadable: &Unreadable) -> io::Error {
     match unreadable {
         Unreadable::GivenUp => broken(Code::Limit),
-        Unreadable::Failed(ReadError::Reset(code)) => broken(code_of(code)),
+        Unreadable::Failed(ReadError::Reset(code)) => broken(code_of(*code)),
         Unreadable::Failed(ReadError::ConnectionLost(_)) => broken(Code::TunnelLost),
         Unreadable::Failed(
             ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected,

@@ -165,7 +165,12 @@ impl Http2 {
         };
         let block = self.block.map(|block| slow(block.since));
         let frame = self.frame.is_partial().then(|| slow(self.frame.since));
-        block.into_iter().chain(frame).fold(quiet, Due::earlier)
+        let begun = block.into_iter().chain(frame).reduce(Due::earlier);
+        match begun {
+            Some(begun) if shared.open() > 0 => quiet.earlier(begun),
+            Some(begun) => begun, // who has begun to ask is not quiet
+            None => quiet,
+        }
     }
 
     /// Goes over bytes that were just read.

@@ -318,7 +318,7 @@ async fn one_stream_too_many_is_refused_and_harms_no_other() {
         }
     });
 
-    assert_eq!(crate::support::code(refused.await), Code::Limit);
+    assert_eq!(code(refused.await), Code::Limit);
     first.write_u8(9).await.expect("a live stream");
     assert_eq!(soon(first_end.read_u8()).await.expect("a byte"), 9);
 }
@@ -328,7 +328,7 @@ async fn a_gateway_takes_no_streams() {
     let pair = pair(BOTH[0]).await;
     let mut stream = pair.relay.open(Head::default()).await.expect("a stream");
     let refused = soon(stream.answered()).await;
-    assert_eq!(crate::support::code(refused), Code::Limit);
+    assert_eq!(code(refused), Code::Limit);
 
     let theirs = Settings {
         open_within: std::time::Duration::from_millis(50),
