@@ -73,13 +73,12 @@ pub async fn run(hub: &Hub, member: &Member<Tunnel>) {
 async fn probe(hub: &Hub, member: &Member<Tunnel>, limits: &Tunnels) -> Probe {
     let crossing = cross(&member.tunnel, hub.number());
     let mut crossing = pin!(timeout(limits.probe_every, crossing));
-    let patience = patience(member, limits.silent_after);
     let crossed = tokio::select! {
         biased;
         crossed = &mut crossing => crossed,
-        () = silence(&member.tunnel, patience) => {
+        () = silence(member, limits.silent_after) => {
             if member.fall_silent() {
-                warn!(seconds = patience.as_secs_f64(), "tunnel silent");
+                warn!("tunnel silent");
             }
             hub.announce(member.id); // who waits for it waits no longer
             crossing.await
@@ -96,9 +95,21 @@ fn patience(member: &Member<Tunnel>, silent_after: Duration) -> Duration {
     }
 }
 
+/// Resolves once a tunnel under a probe was silent for too long, which is sooner if it comes into doubt meanwhile.
+async fn silence(member: &Member<Tunnel>, silent_after: Duration) {
+    let doubted = async {
+        member.in_doubt().await;
+        nothing_came(&member.tunnel, patience(member, silent_after)).await;
+    };
+    tokio::select! {
+        () = nothing_came(&member.tunnel, patience(member, silent_after)) => {}
+        () = doubted => {}
+    }
+}
+
 /// Resolves once nothing at all has come for so long after a probe. Over QUIC whoever lives acknowledges it. Over TLS it
 /// may wait behind bulk in the buffers of this side, and the kernel of a process that is gone says so by itself.
-async fn silence(tunnel: &Tunnel, time: Duration) {
+async fn nothing_came(tunnel: &Tunnel, time: Duration) {
     let heard = tunnel.figures().received;
     // In two steps, so that after a pause of this process there is time to read what came meanwhile.
     let last = time / 8;

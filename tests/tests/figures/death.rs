@@ -7,7 +7,8 @@ use sallyport_wire::Code;
 use tokio::time::{Instant, sleep};
 
 use crate::client::told;
-use crate::world::{World, longest};
+use crate::relay::Setup;
+use crate::world::{World, longest, until};
 use crate::{AT_ONCE, DEAD, SERVED, STABLE, relays};
 
 /// When somebody else hears that a process died: TCP says so, UDP does not.
@@ -32,6 +33,31 @@ async fn a_dead_relay_is_noticed_and_its_clients_are_told() {
         }
         assert_eq!(since.elapsed(), Duration::ZERO, "a refusal takes no time");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_relay_with_tunnels_of_both_transports_is_missed_at_once() {
+    let both = |setup| Setup {
+        tunnels: 2,
+        ..setup
+    };
+    let mut world = World::running(relays(Choice::Auto, 20).map(both)).await;
+    let tunnels = |world: &World, wanted| {
+        let mut relays = world.relays.iter();
+        relays.all(|relay| world.gateway.tunnels(&relay.node) == wanted)
+    };
+    until(|| tunnels(&world, 2)).await;
+    sleep(STABLE).await;
+    let since = Instant::now();
+    world.relays.iter_mut().for_each(|relay| relay.kill());
+    until(|| tunnels(&world, 1)).await;
+
+    let nodes = world.relays.iter().map(|relay| &relay.node);
+    let refused = nodes.map(|node| world.gateway.refusal(node));
+    for denial in futures::future::join_all(refused).await {
+        assert_eq!((denial.code, denial.code.status()), (Code::HomeLost, 503));
+    }
+    assert!(since.elapsed() <= AT_ONCE, "{:?}", since.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
