@@ -171,7 +171,8 @@ impl Attendance {
                 self.member.drain();
             }
             ControlKind::Rotate(rotate) => self.renew(&rotate).await,
-            ControlKind::Advertised(_)
+            ControlKind::Ack(_)
+            | ControlKind::Advertised(_)
             | ControlKind::Data(_)
             | ControlKind::Ping(_)
             | ControlKind::Pong(_)

@@ -206,6 +206,7 @@ impl Tender {
             ControlKind::Drain(drain) if !self.is_draining() => self.drained(drain),
             ControlKind::Data(data) => self.invited(data),
             ControlKind::Drain(_)
+            | ControlKind::Ack(_)
             | ControlKind::Advertise(_)
             | ControlKind::Ping(_)
             | ControlKind::Pong(_)

@@ -16,7 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sallyport-ops", &[]),
     ("sallyport-certs", &[]),
     ("sallyport-splice", &[]),
-    ("sallyport-mux", &[]),
+    ("sallyport-mux", &["splice"]),
     ("sallyport-link", &["certs", "mux", "ops", "splice", "wire"]),
     ("sallyport-edge", &["ops", "splice", "wire"]),
     (

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
 use futures::FutureExt;
-use sallyport_wire::message::{Control, ControlKind, Ping};
+use sallyport_wire::message::{Ack, Control, ControlKind, Ping};
 use sallyport_wire::{Code, MAX_CONTROL, frame};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use crate::account::Accounts;
 use crate::life::{Closed, Life};
 use crate::settings::Settings;
 
@@ -32,6 +33,8 @@ pub(crate) struct Loop {
     inbox: mpsc::Sender<ControlKind>,
     life: Arc<Life>,
     settings: Arc<Settings>,
+    /// Where both sides tell what they have taken.
+    accounts: Option<Arc<Accounts>>,
     pong: Pong,
     pinged: Mutex<Option<(u64, Instant)>>,
 }
@@ -44,7 +47,11 @@ struct Pong {
 }
 
 /// A control loop and its desk.
-pub(crate) fn begin(life: &Arc<Life>, settings: &Arc<Settings>) -> (Desk, Loop) {
+pub(crate) fn begin(
+    life: &Arc<Life>,
+    settings: &Arc<Settings>,
+    accounts: Option<Arc<Accounts>>,
+) -> (Desk, Loop) {
     let (out, sending) = mpsc::channel(settings.control_queue);
     let (inbox, received) = mpsc::channel(settings.control_queue);
     let desk = Desk {
@@ -56,6 +63,7 @@ pub(crate) fn begin(life: &Arc<Life>, settings: &Arc<Settings>) -> (Desk, Loop) 
         inbox,
         life: Arc::clone(life),
         settings: Arc::clone(settings),
+        accounts,
         pong: Pong::default(),
         pinged: Mutex::new(None),
     };
@@ -125,6 +133,11 @@ impl Loop {
         match kind {
             ControlKind::Ping(ping) => self.pong.ask(ping.number),
             ControlKind::Pong(ping) => self.echoed(ping.number),
+            ControlKind::Ack(ack) => {
+                if let Some(accounts) = &self.accounts {
+                    accounts.hear(&ack);
+                }
+            }
             kind @ (ControlKind::Advertise(_)
             | ControlKind::Advertised(_)
             | ControlKind::Drain(_)
@@ -170,6 +183,7 @@ impl Loop {
                     self.ping(pings)
                 }
                 Some(message) = out.recv() => message,
+                ack = self.acks_due() => ControlKind::Ack(ack),
             };
             add(&mut batch, message);
             for _ in 1..TOGETHER {
@@ -188,6 +202,13 @@ impl Loop {
                     return blocked;
                 }
             }
+        }
+    }
+
+    async fn acks_due(&self) -> Ack {
+        match &self.accounts {
+            Some(accounts) => accounts.due().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -281,7 +302,7 @@ mod tests {
     async fn with_loop<T>(room: usize, test: impl AsyncFnOnce(&mut Running) -> T) -> T {
         let life = Arc::new(Life::new());
         let settings = Arc::new(Settings::relay());
-        let (desk, control) = begin(&life, &settings);
+        let (desk, control) = begin(&life, &settings, None);
         let (ours, peer) = duplex(room);
         let mut running = Running { life, desk, peer };
         let (tested, ()) = tokio::join!(

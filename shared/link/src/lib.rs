@@ -28,6 +28,7 @@ pub mod data;
 pub mod flow;
 pub mod stream;
 mod control;
+mod account;
 mod raw;
 mod over_tls;
 mod quic;

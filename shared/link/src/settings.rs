@@ -21,6 +21,10 @@ pub struct Settings {
     pub control_write_within: Duration,
     /// Control messages queued, each way. Default 64.
     pub control_queue: usize,
+    /// Where acknowledgements are told: once so many bytes more were taken of a stream. Default 256 KiB.
+    pub ack_every: usize,
+    /// Streams whose acknowledgements may wait to be told; others are told later. Default 8,192.
+    pub acks: usize,
     /// An orderly close may take this long. Default 1 s.
     pub close_within: Duration,
     /// An open waits this long for the other side's leave. Default 2 s.
@@ -69,6 +73,8 @@ impl Settings {
             dead_after: Duration::from_millis(5_750),
             control_write_within: Duration::from_secs(10),
             control_queue: 64,
+            ack_every: 256 * 1024,
+            acks: 8_192,
             close_within: Duration::from_secs(1),
             open_within: Duration::from_secs(2),
             open: 4_096,

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use crate::account::Account;
 use crate::raw::Raw;
 
 /// Read at once while a head or an answer is awaited.
@@ -32,11 +33,20 @@ const REFUSE_WITHIN: Duration = Duration::from_secs(5);
 pub struct Incoming {
     raw: Raw,
     place: OwnedSemaphorePermit,
+    account: Option<Account>,
 }
 
 impl Incoming {
-    pub(crate) fn new(raw: Raw, place: OwnedSemaphorePermit) -> Self {
-        Self { raw, place }
+    pub(crate) const fn new(
+        raw: Raw,
+        place: OwnedSemaphorePermit,
+        account: Option<Account>,
+    ) -> Self {
+        Self {
+            raw,
+            place,
+            account,
+        }
     }
 
     /// Reads the head, in the stream's own task.
@@ -44,7 +54,7 @@ impl Incoming {
     /// # Errors
     /// If no well-formed head arrives within `deadline`; the stream is reset then.
     pub async fn head(self, deadline: Duration) -> io::Result<(Head, TunnelStream)> {
-        let mut stream = TunnelStream::new(self.raw, Turn::Ours, self.place);
+        let mut stream = TunnelStream::new(self.raw, Turn::Ours, self.place, self.account);
         let head = std::future::poll_fn(|cx| stream.poll_message::<Head>(cx));
         match timeout(deadline, head).await {
             Ok(Ok(head)) => Ok((head, stream)),
@@ -92,26 +102,34 @@ pub struct TunnelStream {
     early: BytesMut,
     /// Set once the other side has taken the stream.
     taken: Option<Arc<AtomicBool>>,
+    /// Payload both ways, where both sides tell what they have taken.
+    account: Option<Account>,
     _place: OwnedSemaphorePermit,
 }
 
 impl TunnelStream {
-    fn new(raw: Raw, turn: Turn, place: OwnedSemaphorePermit) -> Self {
+    fn new(raw: Raw, turn: Turn, place: OwnedSemaphorePermit, account: Option<Account>) -> Self {
         Self {
             raw,
             turn,
             unsent: Bytes::new(),
             early: BytesMut::new(),
             taken: None,
+            account,
             _place: place,
         }
     }
 
     /// A stream of ours, whose head waits for the first bytes.
-    pub(crate) fn opened(raw: Raw, head: Bytes, place: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn opened(
+        raw: Raw,
+        head: Bytes,
+        place: OwnedSemaphorePermit,
+        account: Option<Account>,
+    ) -> Self {
         Self {
             unsent: head,
-            ..Self::new(raw, Turn::Theirs, place)
+            ..Self::new(raw, Turn::Theirs, place, account)
         }
     }
 
@@ -164,6 +182,14 @@ impl TunnelStream {
         self.turn == Turn::Done
     }
 
+    /// Bytes written here that the other side's reader has taken, as far as it has told: never more than it has, less by
+    /// [`Settings::ack_every`](crate::Settings::ack_every) and what is under way at most, and all once it has read to the
+    /// end. `None` on a tunnel whose sides did not both name [`ACK`](sallyport_wire::message::ACK).
+    #[must_use]
+    pub fn taken(&self) -> Option<u64> {
+        self.account.as_ref().map(Account::taken)
+    }
+
     /// Gives the stream up in both directions: the other side's reads and writes fail with `code`.
     pub fn abort(&mut self, code: Code) {
         self.raw.abort(code);
@@ -202,6 +228,71 @@ impl TunnelStream {
         let ahead = written.min(self.unsent.len());
         self.unsent.advance(ahead);
         Poll::Ready(Ok(written - ahead))
+    }
+
+    /// Sends some of `buf`, behind whatever waits.
+    fn poll_send(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.refusal()?;
+        self.accept();
+        while !self.unsent.is_empty() {
+            let written = ready!(self.poll_write_together(cx, buf))?;
+            if written > 0 || buf.is_empty() {
+                return Poll::Ready(Ok(written));
+            }
+        }
+        self.raw.poll_write(cx, buf)
+    }
+
+    /// Reads what comes behind a head or an answer.
+    fn poll_payload(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.push(cx);
+        ready!(self.poll_answer(cx))?;
+        if self.early.is_empty() {
+            return self.raw.poll_read(cx, buf);
+        }
+        let ready = self.early.len().min(buf.remaining());
+        buf.put_slice(&self.early.split_to(ready));
+        if self.early.is_empty() {
+            self.early = BytesMut::new(); // gives the memory back
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The same without a copy; `None` if it must be read.
+    fn poll_pieces(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        to: &mut Pieces,
+    ) -> Option<Poll<io::Result<usize>>> {
+        self.push(cx);
+        match self.poll_answer(cx) {
+            Poll::Ready(Ok(())) if self.early.is_empty() => self.raw.poll_take(cx, most, to),
+            Poll::Ready(Ok(())) => {
+                let early = std::mem::take(&mut self.early).freeze();
+                let bytes = early.len();
+                to.push(early);
+                Some(Poll::Ready(Ok(bytes)))
+            }
+            Poll::Ready(Err(error)) => Some(Poll::Ready(Err(error))),
+            Poll::Pending => Some(Poll::Pending),
+        }
+    }
+
+    fn was_read(&mut self, bytes: usize) {
+        if let Some(account) = &mut self.account {
+            account.was_read(bytes);
+        }
+    }
+
+    fn was_sent(&mut self, bytes: usize) {
+        if let Some(account) = &mut self.account {
+            account.was_sent(bytes);
+        }
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -257,16 +348,10 @@ impl AsyncRead for TunnelStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        this.push(cx);
-        ready!(this.poll_answer(cx))?;
-        if this.early.is_empty() {
-            return this.raw.poll_read(cx, buf);
-        }
-        let ready = this.early.len().min(buf.remaining());
-        buf.put_slice(&this.early.split_to(ready));
-        if this.early.is_empty() {
-            this.early = BytesMut::new(); // gives the memory back
+        let (wanted, before) = (buf.remaining(), buf.filled().len());
+        ready!(self.poll_payload(cx, buf))?;
+        if wanted > 0 {
+            self.was_read(buf.filled().len() - before);
         }
         Poll::Ready(Ok(()))
     }
@@ -278,16 +363,9 @@ impl AsyncWrite for TunnelStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        this.refusal()?;
-        this.accept();
-        while !this.unsent.is_empty() {
-            let written = ready!(this.poll_write_together(cx, buf))?;
-            if written > 0 || buf.is_empty() {
-                return Poll::Ready(Ok(written));
-            }
-        }
-        this.raw.poll_write(cx, buf)
+        let written = ready!(self.poll_send(cx, buf))?;
+        self.was_sent(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -308,18 +386,11 @@ impl Duplex for TunnelStream {
         most: usize,
         to: &mut Pieces,
     ) -> Option<Poll<io::Result<usize>>> {
-        self.push(cx);
-        match self.poll_answer(cx) {
-            Poll::Ready(Ok(())) if self.early.is_empty() => self.raw.poll_take(cx, most, to),
-            Poll::Ready(Ok(())) => {
-                let early = std::mem::take(&mut self.early).freeze();
-                let bytes = early.len();
-                to.push(early);
-                Some(Poll::Ready(Ok(bytes)))
-            }
-            Poll::Ready(Err(error)) => Some(Poll::Ready(Err(error))),
-            Poll::Pending => Some(Poll::Pending),
+        let taken = self.poll_pieces(cx, most, to)?;
+        if let Poll::Ready(Ok(bytes)) = taken {
+            self.was_read(bytes);
         }
+        Some(taken)
     }
 
     fn poll_give(
@@ -328,7 +399,11 @@ impl Duplex for TunnelStream {
         piece: &mut Bytes,
     ) -> Option<Poll<io::Result<usize>>> {
         if self.unsent.is_empty() && matches!(self.turn, Turn::Theirs | Turn::Done) {
-            return Some(self.raw.poll_give(cx, piece));
+            let given = self.raw.poll_give(cx, piece);
+            if let Poll::Ready(Ok(bytes)) = given {
+                self.was_sent(bytes);
+            }
+            return Some(given);
         }
         let written = Pin::new(self).poll_write(cx, piece);
         if let Poll::Ready(Ok(bytes)) = written {

@@ -8,13 +8,14 @@ use std::time::Duration;
 use sallyport_mux::{Arrivals, Mux, Role};
 use sallyport_ops::Tasks;
 use sallyport_ops::listen::canonical;
-use sallyport_wire::message::{Control, ControlKind, Head};
+use sallyport_wire::message::{ACK, Control, ControlKind, Head};
 use sallyport_wire::{BINDING_LEN, Code, MAX_CONTROL, MAX_HEAD, frame};
 use serde::Serialize;
 use tokio::io::{AsyncBufRead, AsyncWrite};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 
+use crate::account::{Account, Accounts};
 use crate::control::{self, Desk};
 use crate::flow::{self, Flow};
 use crate::life::Life;
@@ -107,6 +108,17 @@ pub(crate) struct Facts {
     pub(crate) binding: [u8; BINDING_LEN],
 }
 
+impl Facts {
+    fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|named| named == feature)
+    }
+
+    /// Those of the tunnel's streams, where both sides tell what they have taken.
+    fn accounts(&self, settings: &Settings) -> Option<Arc<Accounts>> {
+        self.has(ACK).then(|| Arc::new(Accounts::new(settings)))
+    }
+}
+
 struct Handle {
     facts: Facts,
     life: Arc<Life>,
@@ -119,6 +131,7 @@ struct Handle {
     /// As many places as there were at first, of ours and of theirs.
     places: (usize, usize),
     flows: Arc<Flows>,
+    accounts: Option<Arc<Accounts>>,
     settings: Arc<Settings>,
     tasks: Tasks,
     span: tracing::Span,
@@ -157,7 +170,8 @@ where
     let io = Counted::new(io, Arc::clone(&life));
     let (mux, arrivals, driver) = sallyport_mux::connection(io, role, over_tls::bounds(settings));
     let arrivals = Arc::new(Mutex::new(arrivals));
-    let (desk, control) = control::begin(&life, settings);
+    let accounts = facts.accounts(settings);
+    let (desk, control) = control::begin(&life, settings, accounts.clone());
     let span = span(facts.id, Transport::Tls);
     let driving = over_tls::drive(driver, Arc::clone(&life), settings.close_within);
     let first = first_stream(role, &mux, &arrivals, settings);
@@ -174,6 +188,7 @@ where
         room: Arc::new(Semaphore::new(settings.accept)),
         places: (settings.open, settings.accept),
         flows: Arc::default(),
+        accounts,
         settings: Arc::clone(settings),
         tasks: tasks.clone(),
         span,
@@ -219,7 +234,8 @@ pub(crate) fn over_quic(
 ) -> Tunnel {
     let life = Arc::new(Life::new());
     let flows = Arc::new(Flows::default());
-    let (desk, control) = control::begin(&life, settings);
+    let accounts = facts.accounts(settings);
+    let (desk, control) = control::begin(&life, settings, accounts.clone());
     let span = span(facts.id, Transport::Quic);
     if send.set_priority(CONTROL_PRIORITY).is_err() {
         life.end(Code::TunnelLost, "the control stream is gone");
@@ -238,6 +254,7 @@ pub(crate) fn over_quic(
         room: Arc::new(Semaphore::new(settings.accept)),
         places: (settings.open, settings.accept),
         flows,
+        accounts,
         settings: Arc::clone(settings),
         tasks: tasks.clone(),
         span,
@@ -261,7 +278,7 @@ impl Tunnel {
     /// Whether both sides named a feature.
     #[must_use]
     pub fn has(&self, feature: &str) -> bool {
-        self.0.facts.features.iter().any(|named| named == feature)
+        self.0.facts.has(feature)
     }
 
     /// What carries it.
@@ -357,7 +374,10 @@ impl Tunnel {
             raw = opening => raw.map_err(|_elapsed| full())?,
         };
         match raw {
-            Some(raw) => Ok(TunnelStream::opened(raw, head, place)),
+            Some(raw) => {
+                let account = self.account(&raw);
+                Ok(TunnelStream::opened(raw, head, place, account))
+            }
             None => Err(self.closed().await.into()),
         }
     }
@@ -446,10 +466,18 @@ impl Tunnel {
                 }
             };
             match Arc::clone(&self.0.room).try_acquire_owned() {
-                Ok(place) => return Some(Incoming::new(stream, place)),
+                Ok(place) => {
+                    let account = self.account(&stream);
+                    return Some(Incoming::new(stream, place, account));
+                }
                 Err(_none_left) => stream.abort(Code::Limit),
             }
         }
+    }
+
+    fn account(&self, raw: &Raw) -> Option<Account> {
+        let accounts = self.0.accounts.as_ref()?;
+        Some(accounts.open(raw.number()))
     }
 
     fn flow(&self, stream: TunnelStream) -> Flow {

@@ -4,14 +4,14 @@
 //! all others, the control stream among them. While there are enough streams for that, what waits in them is taken out of
 //! the window now and then; if it is too much, the stream that is read least goes, as it does over TLS.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
 use quinn::{ReadError, VarInt};
+use sallyport_splice::Pieces;
 use sallyport_wire::Code;
 use tokio::io::ReadBuf;
 use tokio::sync::Notify;
@@ -48,8 +48,7 @@ impl Unread {
     pub(crate) fn add(&self, number: u64, recv: quinn::RecvStream) -> Arc<Inbox> {
         let inbox = Arc::new(Inbox(Mutex::new(State {
             recv,
-            kept: VecDeque::new(),
-            bytes: 0,
+            kept: Pieces::new(),
             waiting: false,
             given_up: false,
         })));
@@ -107,8 +106,7 @@ pub(crate) struct Inbox(Mutex<State>);
 struct State {
     recv: quinn::RecvStream,
     /// What was taken out of the window before anybody read it.
-    kept: VecDeque<Bytes>,
-    bytes: usize,
+    kept: Pieces,
     /// Whether a reader waits, so that nothing is there.
     waiting: bool,
     given_up: bool,
@@ -134,7 +132,7 @@ impl Inbox {
         if state.given_up {
             return Poll::Ready(Err(Unreadable::GivenUp));
         }
-        if state.read_kept(buf) {
+        if state.kept.read(buf) > 0 {
             return Poll::Ready(Ok(()));
         }
         let read = state.recv.poll_read_buf(cx, buf);
@@ -153,42 +151,22 @@ impl Inbox {
 }
 
 impl State {
-    /// Whether there was anything.
-    fn read_kept(&mut self, buf: &mut ReadBuf<'_>) -> bool {
-        let before = buf.filled().len();
-        while buf.remaining() > 0
-            && let Some(front) = self.kept.front_mut()
-        {
-            let bytes = front.len().min(buf.remaining());
-            buf.put_slice(front.get(..bytes).unwrap_or_default());
-            front.advance(bytes);
-            if front.is_empty() {
-                self.kept.pop_front();
-            }
-        }
-        let read = buf.filled().len() - before;
-        self.bytes -= read;
-        read > 0
-    }
-
     /// Keeps what has arrived; says how much is kept now, and stops once that is more than `most`.
     fn take_out(&mut self, most: usize) -> usize {
         // A reader that waits must stay the one that is woken.
         let mut nobody = Context::from_waker(Waker::noop());
-        while !self.waiting && !self.given_up && self.bytes <= most {
+        while !self.waiting && !self.given_up && self.kept.len() <= most {
             let next = pin!(self.recv.read_chunk(usize::MAX, true)).poll(&mut nobody);
             let Poll::Ready(Ok(Some(chunk))) = next else {
                 break; // an end or a failure shows again when it is read
             };
-            self.bytes += chunk.bytes.len();
-            self.kept.push_back(chunk.bytes);
+            self.kept.push(chunk.bytes);
         }
-        self.bytes
+        self.kept.len()
     }
 
     fn give_up(&mut self) {
-        self.kept = VecDeque::new();
-        self.bytes = 0;
+        self.kept = Pieces::new();
         self.given_up = true;
         drop(self.recv.stop(VarInt::from_u32(Code::Limit.number())));
     }

@@ -1,11 +1,11 @@
 //! The state of one stream, shared by its handle and the driver.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
+use sallyport_splice::Pieces;
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
@@ -48,8 +48,7 @@ pub(crate) struct State {
 
 #[derive(Debug)]
 struct Sending {
-    queue: VecDeque<Bytes>,
-    queued: usize,
+    queue: Pieces,
     /// What the other side still allows.
     credit: u32,
     /// `SYN` or `ACK`, until it has left.
@@ -57,15 +56,12 @@ struct Sending {
     /// Whether that leaves without waiting for data.
     announced: bool,
     end: End,
-    /// Bytes that the other side has read, as far as its credit tells.
-    taken: u64,
     waker: Option<Waker>,
 }
 
 #[derive(Debug)]
 struct Receiving {
-    queue: VecDeque<Bytes>,
-    unread: usize,
+    unread: Pieces,
     window: Window,
     /// Credit that is due.
     due: bool,
@@ -114,18 +110,15 @@ impl Channel {
     /// A stream that begins with these flags: `SYN` if it is ours, `ACK` if it is theirs.
     pub(crate) fn new(number: u32, class: Class, opening: Flags, now: Instant) -> Self {
         let sending = Sending {
-            queue: VecDeque::new(),
-            queued: 0,
+            queue: Pieces::new(),
             credit: INITIAL_WINDOW,
             opening,
             announced: false,
             end: End::Open,
-            taken: 0,
             waker: None,
         };
         let receiving = Receiving {
-            queue: VecDeque::new(),
-            unread: 0,
+            unread: Pieces::new(),
             window: Window::new(now),
             due: false,
             ended: false,
@@ -155,28 +148,18 @@ impl Channel {
 impl State {
     // What the handle does.
 
-    /// Reads what is there; nothing read means that the other side finished in order.
+    /// Reads what is there, and says how many bytes they were; none means that the other side finished in order.
     pub(crate) fn poll_read(
         &mut self,
         cx: &Context<'_>,
         buf: &mut ReadBuf<'_>,
         lost: bool,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<io::Result<usize>> {
         ready!(self.poll_readable(cx, lost))?;
-        while buf.remaining() > 0
-            && let Some(front) = self.receiving.queue.front_mut()
-        {
-            let bytes = front.len().min(buf.remaining());
-            buf.put_slice(front.get(..bytes).unwrap_or_default());
-            front.advance(bytes);
-            if front.is_empty() {
-                self.receiving.queue.pop_front();
-            }
-        }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(self.receiving.unread.read(buf)))
     }
 
-    /// The same in pieces and without a copy, `most` bytes of it; says how many they were.
+    /// The same in pieces and without a copy, at most `most` bytes of it.
     pub(crate) fn poll_take(
         &mut self,
         cx: &Context<'_>,
@@ -185,14 +168,12 @@ impl State {
         lost: bool,
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_readable(cx, lost))?;
-        let queue = &mut self.receiving.queue;
-        let taken = take(queue, most, |piece| to.extend(Some(piece)));
-        Poll::Ready(Ok(taken))
+        Poll::Ready(Ok(self.receiving.unread.move_to(most, to)))
     }
 
     /// Ready when there is something to be read, or the other side has finished in order.
     fn poll_readable(&mut self, cx: &Context<'_>, lost: bool) -> Poll<io::Result<()>> {
-        if !self.receiving.queue.is_empty() || self.receiving.ended {
+        if !self.receiving.unread.is_empty() || self.receiving.ended {
             return Poll::Ready(Ok(()));
         }
         match self.failure(lost) {
@@ -206,7 +187,6 @@ impl State {
 
     /// So many bytes were read: true if the channel must be scheduled, because credit is due or the stream is over.
     pub(crate) fn was_read(&mut self, bytes: usize) -> bool {
-        self.receiving.unread -= bytes.min(self.receiving.unread);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if self.receiving.window.read(bytes) && !self.receiving.ended {
             self.receiving.due = true;
@@ -239,7 +219,7 @@ impl State {
         } else {
             most
         };
-        let room = most.saturating_sub(self.sending.queued);
+        let room = most.saturating_sub(self.sending.queue.len());
         if room == 0 {
             self.sending.waker = Some(cx.waker().clone());
             return Poll::Pending;
@@ -249,8 +229,7 @@ impl State {
 
     /// Queues bytes, true if the channel must be scheduled.
     pub(crate) fn write(&mut self, bytes: Bytes) -> bool {
-        self.sending.queued += bytes.len();
-        push(&mut self.sending.queue, bytes);
+        self.sending.queue.join(bytes, SMALL);
         self.has_turn() && self.schedule()
     }
 
@@ -306,11 +285,6 @@ impl State {
         std::mem::take(&mut self.abandoned)
     }
 
-    /// Bytes that the other side has read, as far as its credit tells; it may have read up to a window more.
-    pub(crate) const fn taken(&self) -> u64 {
-        self.sending.taken
-    }
-
     // What the driver does.
 
     /// Payload arrived; `Err` if it is more than was allowed. False in the answer means that nobody wants it.
@@ -325,8 +299,8 @@ impl State {
         if self.failed.is_some() {
             return Ok((false, After::default()));
         }
-        self.receiving.unread += payload.len();
-        push(&mut self.receiving.queue, Bytes::copy_from_slice(payload));
+        let unread = &mut self.receiving.unread;
+        unread.join(Bytes::copy_from_slice(payload), SMALL);
         let after = After {
             reader: self.receiving.waker.take(),
             ..After::default()
@@ -380,11 +354,8 @@ impl State {
     }
 
     /// The other side allows more.
-    pub(crate) fn credit(&mut self, bytes: u32, grown: bool) -> After {
+    pub(crate) fn credit(&mut self, bytes: u32) -> After {
         self.sending.credit = self.sending.credit.saturating_add(bytes);
-        if !grown {
-            self.sending.taken = self.sending.taken.saturating_add(bytes.into());
-        }
         After {
             schedule: self.has_turn() && self.schedule(),
             ..After::default()
@@ -424,7 +395,7 @@ impl State {
     }
 
     pub(crate) fn unread(&self) -> usize {
-        self.receiving.unread
+        self.receiving.unread.len()
     }
 
     /// Both directions have ended in order.
@@ -434,7 +405,7 @@ impl State {
 
     /// Both directions have ended in order and all was read, or the stream has failed and that was told.
     fn is_over(&self) -> bool {
-        let done = self.has_ended() && self.receiving.unread == 0;
+        let done = self.has_ended() && self.receiving.unread.is_empty();
         (done || self.failed.is_some()) && self.resetting.is_none()
     }
 
@@ -450,12 +421,8 @@ impl State {
         if !std::mem::take(&mut self.receiving.due) {
             return;
         }
-        let Some(grant) = self.receiving.window.grant(self.receiving.unread, path) else {
-            return;
-        };
-        let credits = [(grant.read, Flags::NONE), (grant.grown, Flags::GROWN)];
-        for (bytes, flags) in credits.into_iter().filter(|(bytes, _)| *bytes > 0) {
-            let flags = flags | std::mem::take(&mut self.sending.opening);
+        if let Some(bytes) = self.receiving.window.grant(self.unread(), path) {
+            let flags = std::mem::take(&mut self.sending.opening);
             output.begin(frame(Kind::Window, flags, number, bytes));
         }
     }
@@ -463,9 +430,9 @@ impl State {
     /// One frame of data, or the end. Gives the writer's waker once it should go on.
     fn send_data(&mut self, number: u32, output: &mut Output) -> Option<Waker> {
         let sending = &mut self.sending;
-        let bytes = FULL.min(sending.credit as usize).min(sending.queued);
+        let bytes = FULL.min(sending.credit as usize).min(sending.queue.len());
         let length = u32::try_from(bytes).unwrap_or_default();
-        let last = sending.end == End::Wanted && sending.queued == bytes;
+        let last = sending.end == End::Wanted && sending.queue.len() == bytes;
         if bytes == 0 && !last {
             return None;
         }
@@ -475,10 +442,9 @@ impl State {
             sending.end = End::Sent;
         }
         output.begin(frame(Kind::Data, flags, number, length));
-        sending.queued -= bytes;
         sending.credit -= length;
-        take(&mut sending.queue, bytes, |piece| output.add(piece));
-        let refill = sending.end == End::Open && sending.queued <= REFILL;
+        sending.queue.move_to(bytes, output);
+        let refill = sending.end == End::Open && sending.queue.len() <= REFILL;
         sending.waker.take_if(|_| last || refill)
     }
 
@@ -495,13 +461,11 @@ impl State {
 
     fn fail(&mut self, error: StreamError) {
         self.failed.get_or_insert(error);
-        self.sending.queue = VecDeque::new();
-        self.sending.queued = 0;
+        self.sending.queue = Pieces::new();
     }
 
     fn discard(&mut self) -> usize {
-        self.receiving.queue = VecDeque::new();
-        std::mem::take(&mut self.receiving.unread)
+        std::mem::take(&mut self.receiving.unread).len()
     }
 
     fn failure(&self, lost: bool) -> Option<StreamError> {
@@ -516,35 +480,4 @@ const fn frame(kind: Kind, flags: Flags, stream: u32, length: u32) -> Header {
         stream,
         length,
     }
-}
-
-/// Appends bytes. Small pieces are joined with the last one.
-fn push(queue: &mut VecDeque<Bytes>, bytes: Bytes) {
-    if bytes.is_empty() {
-        return;
-    }
-    let last = queue.pop_back_if(|last| last.len().max(bytes.len()) <= SMALL);
-    let Some(last) = last else {
-        return queue.push_back(bytes);
-    };
-    let mut joined = BytesMut::from(last);
-    joined.extend_from_slice(&bytes);
-    queue.push_back(joined.freeze());
-}
-
-/// Moves the first bytes of a queue, at most so many, and says how many those were.
-fn take(queue: &mut VecDeque<Bytes>, most: usize, mut to: impl FnMut(Bytes)) -> usize {
-    let mut left = most;
-    while left > 0
-        && let Some(mut front) = queue.pop_front()
-    {
-        if front.len() > left {
-            to(front.split_to(left));
-            queue.push_front(front);
-            return most;
-        }
-        left -= front.len();
-        to(front);
-    }
-    most - left
 }

@@ -247,9 +247,8 @@ impl Inward {
             Kind::Window | Kind::Data => {
                 self.open(header)?;
                 if let Some(channel) = self.find(header.stream)? {
-                    let grown = header.flags.has(Flags::GROWN);
                     if !header.flags.has(Flags::RST) {
-                        let after = channel.lock().credit(header.length, grown);
+                        let after = channel.lock().credit(header.length);
                         self.shared.settle(&channel, after);
                     }
                     self.end(&channel, header);

@@ -35,8 +35,6 @@ impl Flags {
     pub(crate) const FIN: Self = Self(4);
     /// The sender gives the stream up.
     pub(crate) const RST: Self = Self(8);
-    /// Ours: this credit makes the window larger and is not for bytes that were read. Others ignore it.
-    pub(crate) const GROWN: Self = Self(0x8000);
 
     pub(crate) const fn has(self, flag: Self) -> bool {
         self.0 & flag.0 != 0

@@ -58,16 +58,10 @@ impl Output {
         self.bytes + header::LEN + FULL <= TOGETHER
     }
 
-    /// Adds a header; what it announces follows by [`Output::add`].
+    /// Adds a header; what it announces follows by [`Output::extend`].
     pub(crate) fn begin(&mut self, header: Header) {
         self.bytes += header::LEN;
         self.parts.push_back(Part::Header(header.encode(), 0));
-    }
-
-    /// Adds payload of the frame that was begun last.
-    pub(crate) fn add(&mut self, payload: Bytes) {
-        self.bytes += payload.len();
-        self.parts.push_back(Part::Payload(payload));
     }
 
     /// What one vectored write is made of, put into `slices`.
@@ -93,6 +87,16 @@ impl Output {
             }
             written -= rest;
             self.parts.pop_front();
+        }
+    }
+}
+
+/// Adds payload of the frame that was begun last.
+impl Extend<Bytes> for Output {
+    fn extend<I: IntoIterator<Item = Bytes>>(&mut self, pieces: I) {
+        for piece in pieces {
+            self.bytes += piece.len();
+            self.parts.push_back(Part::Payload(piece));
         }
     }
 }

@@ -88,13 +88,6 @@ impl Stream {
             self.shared.schedule(&self.channel);
         }
     }
-
-    /// Bytes that the other side's reader has taken, as far as its credit tells: never more than it has, and less by a
-    /// window at most.
-    #[must_use]
-    pub fn taken(&self) -> u64 {
-        self.channel.lock().taken()
-    }
 }
 
 impl AsyncRead for Stream {
@@ -106,10 +99,9 @@ impl AsyncRead for Stream {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
         let mut state = self.channel.lock();
-        ready!(state.poll_read(cx, buf, self.shared.is_lost()))?;
-        self.was_read(state, buf.filled().len() - before);
+        let read = ready!(state.poll_read(cx, buf, self.shared.is_lost()))?;
+        self.was_read(state, read);
         Poll::Ready(Ok(()))
     }
 }

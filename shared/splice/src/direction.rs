@@ -189,7 +189,7 @@ impl<'r> Direction<'r> {
         if self.is_refused() {
             self.let_go();
         }
-        while self.held.first_mut().is_some() {
+        while !self.held.is_empty() {
             let Poll::Ready(taken) = self.poll_hand_over(cx, sink) else {
                 self.sink = Sink::Blocked;
                 return Poll::Pending;
@@ -211,12 +211,9 @@ impl<'r> Direction<'r> {
         cx: &mut Context<'_>,
         sink: &mut T,
     ) -> Poll<io::Result<usize>> {
-        if let Some(first) = self.held.first_mut()
-            && let Some(given) = sink.poll_give(cx, first)
-        {
-            let given = ready!(given)?;
-            self.held.advance(0); // it may be empty now
-            return Poll::Ready(Ok(given));
+        let given = self.held.with_first(|first| sink.poll_give(cx, first));
+        if let Some(given) = given.flatten() {
+            return given;
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
         let slices = self.held.slices(&mut slices);

@@ -57,6 +57,9 @@ pub const DRY_RUN: &str = "dry-run";
 /// The feature of carrying streams that are encrypted from end to end over connections of their own.
 pub const DATA: &str = "data";
 
+/// The feature of telling the other side what was taken of its streams, which is named by who resumes them.
+pub const ACK: &str = "ack";
+
 /// The gateway's answer to [`Hello`].
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Reply {
@@ -117,7 +120,7 @@ pub struct Refused {
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Control {
     /// What it says. None is a message from a newer version and is skipped.
-    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: Option<ControlKind>,
 }
 
@@ -148,6 +151,9 @@ pub enum ControlKind {
     /// Gateway → relay: dial a data connection for a stream. Only where both named [`DATA`].
     #[prost(message, tag = "8")]
     Data(Data),
+    /// Either way: what was taken of streams. Only where both named [`ACK`].
+    #[prost(message, tag = "9")]
+    Ack(Ack),
 }
 
 /// Sessions that a relay serves. A revision replaces the one before as a whole.
@@ -296,6 +302,25 @@ pub struct Data {
     /// The secret that the connection is proven with, 32 random bytes, for one connection.
     #[prost(bytes = "bytes", tag = "2")]
     pub token: Bytes,
+}
+
+/// What was taken of streams, of those for which it is to be told again.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Ack {
+    /// Each at most once.
+    #[prost(message, repeated, tag = "1")]
+    pub taken: Vec<Taken>,
+}
+
+/// What was taken of one stream.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Taken {
+    /// Number of the stream in the tunnel that this message came on.
+    #[prost(uint64, tag = "1")]
+    pub stream: u64,
+    /// Bytes of payload that the reader has taken since the stream began.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
 }
 
 /// How a stream is to be treated.

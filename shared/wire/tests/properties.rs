@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use prost::Message;
 use sallyport_wire::frame::{FrameError, decode, encode};
 use sallyport_wire::message::{
-    Advertise, Advertised, Answer, Client, Control, ControlKind, Data, Drain, Head, Hello, Offer,
-    Ping, Refused, RefusedOffer, Reply, ReplyKind, Resume, Rotate, Welcome,
+    Ack, Advertise, Advertised, Answer, Client, Control, ControlKind, Data, Drain, Head, Hello,
+    Offer, Ping, Refused, RefusedOffer, Reply, ReplyKind, Resume, Rotate, Taken, Welcome,
 };
 use sallyport_wire::{
     Glob, MAX_CONTROL, MAX_HEAD, MAX_HELLO, NodeName, PoolName, PortRange, Scope, SessionId,
@@ -97,6 +97,12 @@ fn control() -> impl Strategy<Value = Control> {
         answer().prop_map(ControlKind::Rotated),
         (any::<u64>(), blob())
             .prop_map(|(stream, token)| ControlKind::Data(Data { stream, token })),
+        vec(any::<(u64, u64)>(), 0..5).prop_map(|taken| {
+            let taken = taken.into_iter();
+            let taken = taken.map(|(stream, bytes)| Taken { stream, bytes });
+            let taken = taken.collect();
+            ControlKind::Ack(Ack { taken })
+        }),
         any::<(u32, u32)>().prop_map(|(redial_in_ms, finish_by_ms)| {
             ControlKind::Drain(Drain {
                 redial_in_ms,

@@ -5,6 +5,7 @@ mod support;
 mod wire_cut;
 
 mod streams;
+mod taken;
 mod ends;
 mod life;
 mod gate;

@@ -31,6 +31,7 @@ pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
 /// Admits everyone, or refuses everyone.
 pub(crate) struct Doorman {
     pub(crate) refuse: Option<Refused>,
+    features: Vec<String>,
     numbers: AtomicU64,
 }
 
@@ -48,6 +49,7 @@ impl Gatekeeper for Doorman {
                 version: 1,
                 gateway: "test".to_owned(),
                 tunnel: self.numbers.fetch_add(1, Ordering::Relaxed),
+                features: self.features.clone(),
                 ..Welcome::default()
             }),
         }
@@ -68,6 +70,8 @@ pub(crate) struct Gate {
 pub(crate) struct GateOptions {
     pub(crate) settings: Settings,
     pub(crate) refuse: Option<Refused>,
+    /// What both sides are said to have named.
+    pub(crate) features: Vec<String>,
     /// Whether UDP is answered; else it falls into a hole.
     pub(crate) udp: bool,
     pub(crate) alpn: &'static [u8],
@@ -78,6 +82,7 @@ impl Default for GateOptions {
         Self {
             settings: Settings::gateway(),
             refuse: None,
+            features: Vec::new(),
             udp: true,
             alpn: ALPN,
         }
@@ -98,6 +103,7 @@ pub(crate) async fn gate(options: GateOptions) -> Gate {
     let tasks = Tasks::new();
     let doorman = Arc::new(Doorman {
         refuse: options.refuse,
+        features: options.features,
         numbers: AtomicU64::new(1),
     });
     let (into, came) = mpsc::channel(64);
