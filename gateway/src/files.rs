@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use sallyport_certs::{CertError, Identity, Pin};
-use sallyport_link::{GatewayFile, GatewayFileError};
+use sallyport_link::{GatewayFile, KeyFileError};
 use sallyport_ops::files::{self, FileError};
 use sallyport_ops::{ConfigError, privileges};
 
@@ -22,7 +22,7 @@ pub enum FilesError {
     Config(#[from] ConfigError),
     /// `gateway.json`.
     #[error(transparent)]
-    Keys(#[from] GatewayFileError),
+    Keys(#[from] KeyFileError),
     /// The certificate or its key.
     #[error("{}: {cause}", path.display())]
     Certificate {
@@ -146,7 +146,7 @@ pub fn keys(config: &Config) -> Result<GatewayFile, FilesError> {
     let reader = reader(config)?;
     let file = GatewayFile::load_of(&config.gateway_file, reader);
     file.map_err(|error| {
-        if let GatewayFileError::File(error) = error {
+        if let KeyFileError::File(error) = error {
             return secret_fault(error, reader);
         }
         FilesError::Keys(error)

@@ -191,7 +191,7 @@ impl Hub {
     pub fn take_keys(&self) -> Result<(), FilesError> {
         // Of two at once, the one that read first must not be last: it would bring a revoked key back.
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let changes = self.keys.reload(&files::keys(&self.config())?);
+        let changes = self.keys.reload(&files::keys(&self.config())?.keys);
         if changes != Changes::default() {
             let (added, removed, altered) = (changes.added, changes.removed, changes.altered);
             info!(?added, ?removed, ?altered, "keys taken");

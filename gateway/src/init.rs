@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::UnixTime;
 use sallyport_certs::{CertError, Identity, Pin, TEN_YEARS, Trust, self_signed};
 use sallyport_link::key::KeyError;
-use sallyport_link::{GatewayAddress, GatewayFile, GatewayFileError, GatewayUrl, Host, Key};
+use sallyport_link::{GatewayAddress, GatewayFile, GatewayUrl, Host, Key, KeyFileError};
 use sallyport_ops::{Exit, files, places, privileges};
 use sallyport_wire::Scope;
 
@@ -92,7 +92,7 @@ pub enum InitError {
     Given(#[from] FilesError),
     /// `gateway.json`, here or of the gateway to join.
     #[error(transparent)]
-    GatewayFile(#[from] GatewayFileError),
+    GatewayFile(#[from] KeyFileError),
     /// No key could be made.
     #[error(transparent)]
     Key(#[from] KeyError),

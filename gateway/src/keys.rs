@@ -6,14 +6,15 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use sallyport_link::key::{KeyError, Material};
-use sallyport_link::{GatewayFile, GatewayFileError, Key};
+use sallyport_link::key::KeyError;
+use sallyport_link::{Expiry, GatewayFile, Key, KeyFileError, Past};
 use sallyport_ops::Exit;
+use sallyport_ops::files;
 use sallyport_ops::table::Table;
 use sallyport_wire::{Glob, NameError, PoolName, PortRange, Scope};
 use serde::Serialize;
+use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use time::{Duration, OffsetDateTime};
 
 /// `key …`
 #[derive(Debug, Clone, clap::Args)]
@@ -81,20 +82,6 @@ pub struct RevokeArgs {
     pub kid: String,
 }
 
-/// The end of a key: a time, or days from now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expiry {
-    /// At this time.
-    At(OffsetDateTime),
-    /// So many days after the key is made.
-    Days(u16),
-}
-
-/// A time that is none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("write a time like 2027-01-31T00:00:00Z, or days like 90d")]
-pub struct NoExpiry;
-
 /// What became of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeysDone {
@@ -111,7 +98,7 @@ pub enum KeysDone {
 pub enum KeysError {
     /// `gateway.json` or the new file.
     #[error(transparent)]
-    GatewayFile(#[from] GatewayFileError),
+    GatewayFile(#[from] KeyFileError),
     /// No key could be made.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -122,8 +109,8 @@ pub enum KeysError {
     #[error("--{0}: an empty pattern matches nothing; leave it out for everything")]
     EmptyPattern(&'static str),
     /// The key would be dead from the start.
-    #[error("--expires: {0} is in the past")]
-    Past(String),
+    #[error("--expires: {0}")]
+    Past(#[from] Past),
     /// The same file for both.
     #[error("--out {} is the gateway's own file: choose another name", .0.display())]
     OutIsOwn(PathBuf),
@@ -136,9 +123,9 @@ pub enum KeysError {
         there: String,
     },
     /// Another command could not be kept out of the file.
-    #[error("{}: cannot be locked: {cause}", path.display())]
+    #[error("{}: its folder cannot be locked: {cause}", path.display())]
     Lock {
-        /// The directory of the file.
+        /// The file.
         path: PathBuf,
         /// What the system said.
         cause: io::Error,
@@ -190,7 +177,7 @@ fn add(
     out: &mut dyn Write,
 ) -> Result<KeysDone, KeysError> {
     let scope = scope(args)?;
-    let expires = args.expires.map(|expiry| expiry.from(now)).transpose()?;
+    let expires = args.expires.map(|expiry| expiry.end(now)).transpose()?;
     let _lock = lock(file)?;
     let mut all = GatewayFile::load_as_administrator(file)?;
     let key = match args.public_only {
@@ -309,10 +296,7 @@ impl Row {
     fn new(key: &Key, now: OffsetDateTime) -> Self {
         Self {
             kid: key.kid.clone(),
-            algorithm: match &key.material {
-                Material::Shared(_) => "HS256",
-                Material::Public(_) | Material::Private(_) => "EdDSA",
-            },
+            algorithm: key.algorithm(),
             state: if key.is_live(now) { "live" } else { "expired" },
             expires: key.expires.and_then(|end| end.format(&Rfc3339).ok()),
             scope: key.scope.clone(),
@@ -367,40 +351,9 @@ fn glob(option: &'static str, text: Option<&str>) -> Result<Glob, KeysError> {
     }
 }
 
-impl FromStr for Expiry {
-    type Err = NoExpiry;
-
-    fn from_str(text: &str) -> Result<Self, NoExpiry> {
-        let days = text.strip_suffix('d').and_then(|days| days.parse().ok());
-        let at = || OffsetDateTime::parse(text, &Rfc3339).ok().map(Self::At);
-        days.map(Self::Days).or_else(at).ok_or(NoExpiry)
-    }
-}
-
-impl Expiry {
-    fn from(self, now: OffsetDateTime) -> Result<OffsetDateTime, KeysError> {
-        let end = match self {
-            Self::At(end) => end,
-            Self::Days(days) => now.saturating_add(Duration::days(days.into())),
-        };
-        let end = end.replace_nanosecond(0).unwrap_or(end);
-        if end <= now {
-            Err(KeysError::Past(end.format(&Rfc3339).unwrap_or_default()))
-        } else {
-            Ok(end)
-        }
-    }
-}
-
-/// Keeps a second `key` command out until this one is done: both would write back what they read.
 fn lock(file: &Path) -> Result<File, KeysError> {
-    let dir = match file.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    let locked = File::open(dir).and_then(|dir| dir.lock().map(|()| dir));
-    locked.map_err(|cause| KeysError::Lock {
-        path: dir.to_owned(),
+    files::lock_folder_of(file).map_err(|cause| KeysError::Lock {
+        path: file.to_owned(),
         cause,
     })
 }

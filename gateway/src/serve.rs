@@ -325,7 +325,7 @@ fn hub(
 ) -> Result<Arc<Hub>, ServeError> {
     let names = Names::load(&config.state_dir, config.tunnels.names)?;
     let names = names.with_share(config.tunnels.names_per_key);
-    let keys = KeyRing::from_file(&files::keys(&config)?);
+    let keys = KeyRing::new(&files::keys(&config)?.keys);
     let figures = Figures::new(metrics);
     Ok(Hub::new(Parts {
         config,

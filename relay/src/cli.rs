@@ -4,12 +4,15 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
+use sallyport_link::ClusterKeys;
 use sallyport_ops::{Exit, admin, places, telemetry};
+use time::OffsetDateTime;
 use tokio::runtime::{Builder, Runtime};
 use tracing::error;
 
 use crate::certificates;
-use crate::config::Config;
+use crate::cluster_key::{self, KeyCommand};
+use crate::config::{CLUSTER_KEYS, Config, LoadError};
 use crate::doctor::{self, Verdict};
 use crate::gateways::Files;
 use crate::run;
@@ -39,6 +42,19 @@ enum Command {
     /// It asks only: it may be run before the relay's first start and beside a running relay, neither of which it
     /// changes.
     Doctor(Listing),
+    /// The keys by which the nodes of a cluster know each other: make, list and revoke them.
+    ///
+    /// Every node has the same file. Rotation is add, copy, revoke; no relay has to be restarted for it.
+    ClusterKey(ClusterKeyArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct ClusterKeyArgs {
+    /// Configuration file [default: relay.toml of /etc/sallyport or of SALLYPORT_CONFIG_DIR]
+    #[arg(long, short, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: KeyCommand,
 }
 
 /// Which relay.
@@ -78,6 +94,7 @@ impl Cli {
             Command::Check(place) => execute_check(&place.file()),
             Command::Status(listing) => execute_status(&listing),
             Command::Doctor(listing) => execute_doctor(&listing),
+            Command::ClusterKey(keys) => execute_cluster_key(keys),
         }
     }
 }
@@ -125,6 +142,14 @@ fn execute_check(file: &Path) -> Exit {
     faults.extend(
         certificates::open(config.sessions)
             .err()
+            .map(|error| error.to_string()),
+    );
+    faults.extend(
+        config
+            .cluster_keys
+            .exists()
+            .then(|| ClusterKeys::load(&config.cluster_keys).err())
+            .flatten()
             .map(|error| error.to_string()),
     );
     for fault in &faults {
@@ -181,6 +206,27 @@ fn execute_doctor(listing: &Listing) -> Exit {
         .any(|finding| finding.verdict == Verdict::Fail);
     let said = say(&text);
     if failed { Exit::Failure } else { said }
+}
+
+fn execute_cluster_key(keys: ClusterKeyArgs) -> Exit {
+    let ClusterKeyArgs { config, command } = keys;
+    let file = match cluster_keys_of(&Where { config }.file()) {
+        Ok(file) => file,
+        Err(error) => return complain(&error, Exit::Config),
+    };
+    let mut out = Vec::new();
+    match cluster_key::run(&command, &file, OffsetDateTime::now_utc(), &mut out) {
+        Ok(()) => say(&String::from_utf8_lossy(&out)),
+        Err(error) => complain(&error, error.exit()),
+    }
+}
+
+/// A machine without a relay may make the keys of a cluster, too.
+fn cluster_keys_of(config: &Path) -> Result<PathBuf, LoadError> {
+    if config.exists() {
+        return Ok(Config::load(config)?.cluster_keys);
+    }
+    Ok(config.with_file_name(CLUSTER_KEYS))
 }
 
 fn runtime() -> io::Result<Runtime> {

@@ -28,6 +28,9 @@ use raw::RawConfig;
 /// Most `[[session]]` tables of one relay.
 pub const MAX_SESSIONS: usize = 512;
 
+/// Name of the file with the keys of the cluster, beside `relay.toml`.
+pub const CLUSTER_KEYS: &str = "cluster-keys.json";
+
 /// Most tunnels to one gateway.
 pub const MAX_TUNNELS: usize = 4;
 
@@ -40,6 +43,8 @@ pub struct Config {
     pub node: NodeName,
     /// Gateway files or directories of such, in the order given. They need not exist.
     pub gateway_files: Vec<PathBuf>,
+    /// The keys of the cluster. The file need not exist.
+    pub cluster_keys: PathBuf,
     /// Transports that tunnels may use.
     pub transport: Choice,
     /// Proxy for the way out, as a URL or `none`; absent leaves it to `HTTPS_PROXY`.
@@ -98,6 +103,9 @@ impl Config {
             .gateway_file
             .map(raw::OneOrMany::into_vec)
             .unwrap_or_default();
+        let cluster_keys = raw
+            .cluster_keys
+            .unwrap_or_else(|| PathBuf::from(CLUSTER_KEYS));
         let tunnels = faults.in_range("tunnels", raw.tunnels, 2, 1..=MAX_TUNNELS);
         let admin = raw.admin.map(|admin| loopback(&admin, faults));
         let site = raw
@@ -118,6 +126,7 @@ impl Config {
                 .iter()
                 .map(|file| faults.beside(file))
                 .collect(),
+            cluster_keys: faults.beside(&cluster_keys),
             transport: raw.transport,
             proxy: raw.proxy.map(toml::Spanned::into_inner),
             tunnels,

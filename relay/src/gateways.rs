@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sallyport_link::{GatewayFile, GatewayFileError};
+use sallyport_link::{GatewayFile, KeyFileError};
 use sallyport_ops::files::FileError;
 use sallyport_ops::{Tasks, Watch};
 use tokio::sync::watch;
@@ -161,8 +161,8 @@ impl Files {
     }
 }
 
-fn is_missing(error: &GatewayFileError) -> bool {
-    matches!(error, GatewayFileError::File(FileError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound)
+fn is_missing(error: &KeyFileError) -> bool {
+    matches!(error, KeyFileError::File(FileError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound)
 }
 
 /// Files as they are named, directories as the `.json` files in them.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod cluster_key;
 pub mod doctor;
 pub mod run;
 pub mod status;

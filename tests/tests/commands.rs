@@ -169,3 +169,40 @@ fn why_a_gateway_does_not_start_is_said_once() {
     assert_eq!(said.matches("Address already in use").count(), 1, "{said}");
     drop(port);
 }
+
+#[test]
+fn cluster_keys_are_made_listed_and_revoked() {
+    let site = Site::new();
+    let relay = site.relay_stopped("node-a", &[], WEB);
+    let keys = relay.path().join("cluster-keys.json");
+    let run = |args: &[&str]| {
+        let output = relay.command(&[&["cluster-key"], args].concat());
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), said, told(&output).1)
+    };
+
+    let (code, said, _) = run(&["add"]);
+    assert!(code == Some(0) && said.contains("every node"), "{said}");
+    let (code, said, _) = run(&["add", "--expires", "90d", "--json"]);
+    assert_eq!(code, Some(0));
+    let second: serde_json::Value = serde_json::from_str(&said).expect("one object");
+    let kid = second["kid"].as_str().expect("an id");
+    let mode = fs::metadata(&keys).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let (_, said, _) = run(&["list"]);
+    assert!(said.contains(kid) && said.contains("never"), "{said}");
+    assert_eq!(run(&["revoke", kid]).0, Some(0));
+    let (_, said, _) = run(&["list", "--json"]);
+    let rows: serde_json::Value = serde_json::from_str(&said).expect("one array");
+    assert_eq!(rows.as_array().map(Vec::len), Some(1), "{said}");
+    let (code, _, fault) = run(&["revoke", kid]);
+    assert!(code == Some(1) && fault.contains("there are: k"), "{fault}");
+
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o644)).expect("its owner");
+    let (code, said) = told(&relay.command(&["check"]));
+    assert!(
+        code == Some(78) && said.contains("cluster-keys.json"),
+        "{said}"
+    );
+}

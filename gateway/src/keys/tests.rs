@@ -2,7 +2,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use sallyport_link::GatewayAddress;
+use sallyport_link::expiry::NoExpiry;
 use tempfile::TempDir;
+use time::Duration;
 
 use super::*;
 

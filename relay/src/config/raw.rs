@@ -20,6 +20,7 @@ use super::limits::RawLimits;
 pub(super) struct RawConfig {
     pub(super) node: Option<Spanned<String>>,
     pub(super) gateway_file: Option<OneOrMany>,
+    pub(super) cluster_keys: Option<PathBuf>,
     pub(super) transport: Choice,
     pub(super) proxy: Option<Spanned<String>>,
     pub(super) tunnels: Option<Spanned<usize>>,

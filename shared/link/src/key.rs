@@ -1,4 +1,4 @@
-//! One key of `gateway.json`: what a relay signs its tokens with, and what that lets it serve.
+//! One key of `gateway.json` or `cluster-keys.json`: what a relay signs its tokens with, and what that lets it serve.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -75,7 +75,7 @@ pub enum KeyError {
     },
     /// Outside [`MIN_SECRET`] to [`MAX_SECRET`] bytes.
     #[error(
-        "key `{kid}`: the secret has {len} bytes, it needs {MIN_SECRET} to {MAX_SECRET}; make a key with `sallyport-gateway key add`"
+        "key `{kid}`: the secret has {len} bytes, it needs {MIN_SECRET} to {MAX_SECRET}; make one with `sallyport-gateway key add`, or `sallyport-relay cluster-key add`"
     )]
     Length {
         /// Key id.
@@ -85,7 +85,7 @@ pub enum KeyError {
     },
     /// Long enough and still easy to guess.
     #[error(
-        "key `{kid}`: the secret is not random ({why}); make a key with `sallyport-gateway key add`"
+        "key `{kid}`: the secret is not random ({why}); make one with `sallyport-gateway key add`, or `sallyport-relay cluster-key add`"
     )]
     Weak {
         /// Key id.

@@ -1,4 +1,4 @@
-//! The keys that a running gateway accepts, exchanged as a whole when the file changes.
+//! The keys that a running gateway or relay accepts, exchanged as a whole when their file changes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,7 +6,6 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 
-use crate::gateway_file::GatewayFile;
 use crate::key::Key;
 
 /// The live keys, shared by all connections. Readers never wait for a reload.
@@ -38,13 +37,13 @@ pub enum NoKey {
 impl KeyRing {
     /// The keys of a file.
     #[must_use]
-    pub fn from_file(file: &GatewayFile) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(by_kid(file))))
+    pub fn new(keys: &[Key]) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(by_kid(keys))))
     }
 
-    /// Exchanges the keys for those of `file` and tells what that changed.
-    pub fn reload(&self, file: &GatewayFile) -> Changes {
-        let new = Arc::new(by_kid(file));
+    /// Exchanges the keys for others and tells what that changed.
+    pub fn reload(&self, keys: &[Key]) -> Changes {
+        let new = Arc::new(by_kid(keys));
         let old = self.0.swap(Arc::clone(&new));
         compare(&old, &new)
     }
@@ -69,9 +68,9 @@ impl KeyRing {
     }
 }
 
-fn by_kid(file: &GatewayFile) -> BTreeMap<String, Arc<Key>> {
+fn by_kid(keys: &[Key]) -> BTreeMap<String, Arc<Key>> {
     let entry = |key: &Key| (key.kid.clone(), Arc::new(key.clone()));
-    file.keys.iter().map(entry).collect()
+    keys.iter().map(entry).collect()
 }
 
 fn compare(old: &BTreeMap<String, Arc<Key>>, new: &BTreeMap<String, Arc<Key>>) -> Changes {
@@ -105,19 +104,12 @@ mod tests {
         Key::generate(Scope::default(), expires).expect("randomness")
     }
 
-    fn file(keys: &[&Key]) -> GatewayFile {
-        GatewayFile {
-            gateways: Vec::new(),
-            keys: keys.iter().map(|key| (*key).clone()).collect(),
-        }
-    }
-
     #[test]
     fn a_rotation_is_add_then_revoke() {
         let (old, new) = (key(None), key(None));
-        let ring = KeyRing::from_file(&file(&[&old]));
+        let ring = KeyRing::new(std::slice::from_ref(&old));
 
-        let changes = ring.reload(&file(&[&old, &new]));
+        let changes = ring.reload(&[old.clone(), new.clone()]);
         assert_eq!(
             changes,
             Changes {
@@ -127,7 +119,7 @@ mod tests {
         );
         assert!(ring.live(&old.kid, NOW).is_ok() && ring.live(&new.kid, NOW).is_ok());
 
-        let changes = ring.reload(&file(&[&new]));
+        let changes = ring.reload(std::slice::from_ref(&new));
         assert_eq!(
             changes,
             Changes {
@@ -141,7 +133,7 @@ mod tests {
     #[test]
     fn an_end_of_life_is_kept_to_the_second() {
         let short = key(Some(NOW));
-        let ring = KeyRing::from_file(&file(&[&short]));
+        let ring = KeyRing::new(std::slice::from_ref(&short));
 
         assert!(ring.live(&short.kid, NOW - time::Duration::SECOND).is_ok());
         assert_eq!(ring.live(&short.kid, NOW).err(), Some(NoKey::Expired));
@@ -154,9 +146,9 @@ mod tests {
             kid: old.kid.clone(),
             ..key(None)
         };
-        let ring = KeyRing::from_file(&file(&[&old]));
+        let ring = KeyRing::new(std::slice::from_ref(&old));
 
-        let changes = ring.reload(&file(&[&other]));
+        let changes = ring.reload(&[other]);
 
         assert_eq!(
             (changes.removed, changes.added),
@@ -171,12 +163,12 @@ mod tests {
             nodes: Glob::new("gpu-*"),
             ..Scope::default()
         };
-        let ring = KeyRing::from_file(&file(&[&old]));
+        let ring = KeyRing::new(std::slice::from_ref(&old));
 
-        let changes = ring.reload(&file(&[&Key {
+        let changes = ring.reload(&[Key {
             scope,
             ..old.clone()
-        }]));
+        }]);
 
         assert_eq!(
             changes,

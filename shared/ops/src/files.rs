@@ -147,6 +147,21 @@ fn closed_to_others(path: &Path, file: &Metadata, uid: u32) -> Result<(), FileEr
     Ok(())
 }
 
+/// Keeps others who call it for the same file out until the lock is dropped: of two who change it at once, the second
+/// would write back what it read before the first was done. It is the folder that is locked, since the file is replaced.
+///
+/// # Errors
+/// When the folder cannot be opened or locked.
+pub fn lock_folder_of(path: &Path) -> io::Result<File> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let folder = File::open(folder)?;
+    folder.lock()?;
+    Ok(folder)
+}
+
 /// Replaces the content of `path` as a whole: after a crash at any moment it is the old or the new one.
 ///
 /// A symbolic link is replaced, not followed. Written by root, the file belongs to whom it belonged, a new one to the

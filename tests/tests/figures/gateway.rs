@@ -132,7 +132,7 @@ impl Gateway {
             ..Settings::gateway()
         });
         let hub = Hub::new(Parts {
-            keys: KeyRing::from_file(&self.file()),
+            keys: KeyRing::new(&self.file().keys),
             names,
             figures: Figures::new(&Metrics::new()),
             tasks: tasks.clone(),

@@ -1,5 +1,6 @@
 use super::*;
-use sallyport_wire::{Glob, PortRange};
+use crate::key_file::MAX_KEYS;
+use sallyport_wire::{Glob, PortRange, Scope};
 use std::os::unix::fs::PermissionsExt;
 
 const SECRET: &str = "q7ZKx1mOe0Zk3uV9bXJYt2sR8dFhLwCpN4aGvQyTiEo";
@@ -78,7 +79,7 @@ fn a_file_reads_back_as_it_was_written() {
     assert_eq!(mode & 0o777, 0o600);
     assert!(matches!(
         alone.save_new(&path),
-        Err(GatewayFileError::Exists(_))
+        Err(KeyFileError::Exists(_))
     ));
 }
 

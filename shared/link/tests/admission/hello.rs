@@ -6,11 +6,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use sallyport_link::token::Grant;
-use sallyport_link::{Admission, Key, NodeIdentity};
+use sallyport_link::{Admission, GatewayFile, Key, NodeIdentity};
 use sallyport_wire::message::{Hello, Rotate};
 use sallyport_wire::{Code, Glob, NodeName, Scope};
 
-use crate::pair::{AUDIENCE, BINDING, NODE, Pair, file};
+use crate::pair::{AUDIENCE, BINDING, NODE, Pair};
 
 #[test]
 fn an_admitted_relay_is_who_it_said() {
@@ -181,7 +181,7 @@ fn keys_rotate_without_a_tunnel_lost() {
             .code,
         Code::Unauthorised
     );
-    pair.ring.reload(&file(&[pair.key.clone(), new.clone()]));
+    pair.ring.reload(&[pair.key.clone(), new.clone()]);
     let renewed = renew(&renewal(&pair.identity)).expect("added");
     assert_eq!((&renewed.kid, &renewed.node), (&new.kid, &admitted.node));
     assert!(
@@ -189,7 +189,7 @@ fn keys_rotate_without_a_tunnel_lost() {
         "another node key"
     );
 
-    pair.ring.reload(&file(std::slice::from_ref(&new)));
+    pair.ring.reload(std::slice::from_ref(&new));
     assert!(pair.refused(&pair.mint()).cause.contains("no such key"));
     assert!(renew(&renewal(&pair.identity)).is_ok());
 }
@@ -207,7 +207,7 @@ fn what_cannot_be_remembered_is_refused() {
 
     assert_eq!(refused.code, Code::Limit);
     let other = Key::generate(Scope::default(), None).expect("randomness");
-    pair.ring.reload(&file(&[pair.key.clone(), other.clone()]));
+    pair.ring.reload(&[pair.key.clone(), other.clone()]);
     let token = Pair::with(other).mint();
     assert!(
         gateway
@@ -353,9 +353,11 @@ fn tokens_are_what_other_implementations_read() {
 fn secret_of(key: &Key) -> jsonwebtoken::DecodingKey {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("gateway.json");
-    file(std::slice::from_ref(key))
-        .save_new(&path)
-        .expect("written");
+    let file = GatewayFile {
+        gateways: Vec::new(),
+        keys: vec![key.clone()],
+    };
+    file.save_new(&path).expect("written");
     let text = std::fs::read_to_string(path).expect("read");
     let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let secret = json

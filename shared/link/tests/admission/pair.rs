@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use sallyport_link::token::{self, Grant};
-use sallyport_link::{Admission, Admitted, GatewayFile, Key, KeyRing, NodeIdentity, NotAdmitted};
+use sallyport_link::{Admission, Admitted, Key, KeyRing, NodeIdentity, NotAdmitted};
 use sallyport_wire::Scope;
 use sallyport_wire::message::Hello;
 
@@ -28,7 +28,7 @@ impl Pair {
     }
 
     pub(crate) fn with(key: Key) -> Self {
-        let ring = KeyRing::from_file(&file(&[key.public_half().unwrap_or_else(|| key.clone())]));
+        let ring = KeyRing::new(&[key.public_half().unwrap_or_else(|| key.clone())]);
         let state = tempfile::tempdir().expect("a directory");
         Self {
             admission: Admission::new(ring.clone(), vec![AUDIENCE.to_owned()]),
@@ -72,11 +72,5 @@ impl Pair {
             Err(refused) => refused,
             Ok(_) => panic!("admitted: {token:.80}"),
         }
-    }
-}
-pub(crate) fn file(keys: &[Key]) -> GatewayFile {
-    GatewayFile {
-        gateways: Vec::new(),
-        keys: keys.to_vec(),
     }
 }
