@@ -25,6 +25,7 @@ pub mod recorder;
 pub mod daemon;
 pub mod port;
 pub mod unread;
+pub mod written;
 pub mod wait;
 
 pub use apart::Apart;

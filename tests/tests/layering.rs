@@ -19,6 +19,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sallyport-mux", &["splice"]),
     ("sallyport-link", &["certs", "mux", "ops", "splice", "wire"]),
     ("sallyport-edge", &["ops", "splice", "wire"]),
+    ("sallyport-cluster", &["ops"]),
     (
         "sallyport-gateway",
         &["certs", "edge", "link", "ops", "splice", "wire"],
@@ -42,6 +43,7 @@ const READ_IN_ORDER: &[&str] = &[
     "certs",
     "gateway",
     "relay",
+    "relay/cluster",
     "shared/edge",
     "shared/link",
     "shared/ops",

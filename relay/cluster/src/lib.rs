@@ -1,0 +1,25 @@
+//! What the relays of a cluster share: a [`Store`] for what is to last, a [`Bus`] for what is said once, and
+//! [leases](lease) for what only one may have.
+//!
+//! Store and bus are traits with one meaning, whatever is behind them: a file of this machine, or servers that many
+//! relays use. What a broker hands out is input from outside. Modules use only modules that stand below them.
+#![forbid(unsafe_code)]
+
+pub mod lease;
+pub mod signed;
+pub mod embedded;
+mod hub;
+pub mod bus;
+pub mod store;
+pub mod limits;
+pub mod error;
+pub mod key;
+
+pub use bus::{Bus, Delivery, Message, ReplyTo, Subscription};
+pub use embedded::{Embedded, OpenError, STORE_FILE};
+pub use error::{Answer, ClusterError};
+pub use key::{Key, NotAKey, Prefix};
+pub use lease::{Lease, LeaseError, Leases, Taken};
+pub use limits::Limits;
+pub use signed::{Claim, ClusterKey, Distrust, Verified, Verifier};
+pub use store::{Change, Entry, Revision, Store, Watch};

@@ -1,0 +1,48 @@
+//! Every store and every bus does the same: one suite, run against each of them with the real servers behind it.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod bus;
+mod embedded;
+mod killed;
+mod leases;
+mod pair;
+mod values;
+mod watches;
+
+/// The whole suite as tests of the module where it stands; `$start` makes a [`pair::Pair`].
+macro_rules! conformance {
+    ($start:expr) => {
+        $crate::conformance! { $start;
+            values: a_value_is_there_until_it_is_deleted;
+            values: compare_and_set_lets_one_win;
+            values: what_has_another_revision_is_neither_deleted_nor_replaced;
+            values: revisions_of_a_key_rise_also_over_deletions;
+            values: a_prefix_lists_what_is_below_it_in_order;
+            values: what_is_too_large_is_refused_and_the_largest_is_kept;
+            values: any_bytes_are_kept_under_any_key;
+            watches: a_watch_tells_what_is_there_and_then_what_changes;
+            watches: a_watch_sees_every_key_in_its_last_state;
+            watches: a_slow_watcher_ends_up_with_what_is_there;
+            bus: those_who_listen_hear_it;
+            bus: a_request_is_answered;
+            bus: a_request_to_nobody_and_one_without_answer_fail;
+            bus: a_subscriber_that_does_not_listen_is_told_of_the_gap;
+            bus: what_is_too_large_is_refused;
+            leases: one_of_many_gets_a_lease;
+            leases: a_lease_that_nobody_renews_is_free_again;
+        }
+    };
+    ($start:expr; $($module:ident: $name:ident;)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            let pair = $start;
+            $crate::$module::$name(&pair).await;
+        })*
+    };
+}
+
+pub(crate) use conformance;
