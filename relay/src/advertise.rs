@@ -8,7 +8,9 @@ use crate::sessions::{Session, Sessions};
 /// All sessions of the node as one advertisement, which replaces the one before as a whole.
 #[must_use]
 pub fn offers(sessions: &Sessions, revision: u64, draining: bool) -> Advertise {
-    let home = sessions.iter().map(|session| offer(session)).collect();
+    let leaves = sessions.is_draining();
+    let home = sessions.iter().map(|session| offer(session, leaves));
+    let home = home.collect();
     Advertise {
         revision,
         home,
@@ -27,7 +29,16 @@ pub fn refusals(answer: &Advertised) -> Vec<(String, Code)> {
         .collect()
 }
 
-fn offer(session: &Session) -> Offer {
+/// On a node that drains, a pool's new clients go to its other members. A session that is nowhere else stays as it is.
+fn weight(session: &Session, leaves: bool) -> u32 {
+    if leaves && session.config.pool.is_some() {
+        0
+    } else {
+        session.config.weight
+    }
+}
+
+fn offer(session: &Session, leaves: bool) -> Offer {
     let config = &session.config;
     Offer {
         id: config.id.to_string(),
@@ -39,7 +50,7 @@ fn offer(session: &Session) -> Offer {
             .unwrap_or_default(),
         keep_prefix: !config.strip_prefix,
         down: session.is_down(),
-        weight: config.weight,
+        weight: weight(session, leaves),
         trusted: config.trusted,
         anonymous: config.anonymous(),
         blind: config.blind(),
@@ -76,5 +87,28 @@ mod tests {
         let b = &said.home[1];
         assert!(b.down && b.anonymous && b.trusted && !b.keep_prefix && !b.blind);
         assert_eq!((b.weight, b.answer_within), (100, 0));
+    }
+
+    #[test]
+    fn a_node_that_drains_offers_no_more_of_a_pool() {
+        let session = |id| {
+            format!("[[session]]\nid = \"{id}\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:1\"\n")
+        };
+        let text = format!(
+            "node = \"n\"\n{}pool = \"p\"\n{}",
+            session("a"),
+            session("b")
+        );
+        let config = Config::parse(&text, Path::new("relay.toml")).expect("loads");
+        let sessions = Sessions::new(config.sessions.into_iter().map(|s| Session::new(s, None)));
+        let weights = || {
+            let said = offers(&sessions, 1, false);
+            [said.home[0].weight, said.home[1].weight]
+        };
+
+        assert!(sessions.set_draining(true) && !sessions.set_draining(true));
+        assert_eq!(weights(), [0, 100]);
+        assert!(sessions.set_draining(false));
+        assert_eq!(weights(), [100, 100]);
     }
 }

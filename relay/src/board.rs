@@ -1,18 +1,23 @@
 //! What status shows of files, gateways and tunnels. A tunnel's row goes with its [`Row`], however its task ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sallyport_link::{Transport, Tunnel};
+use sallyport_node::GatewayLink;
 use sallyport_ops::Ready;
 use sallyport_ops::metrics::{Family, Gauge, Metrics};
 use sallyport_wire::Code;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 /// The readiness step that says whether any gateway is reached.
 pub const TUNNELS: &str = "tunnels";
+
+/// What is told of a gateway before the first dial has ended.
+const UNTRIED: &str = "not connected yet";
 
 /// The shared board. Clones show the same.
 #[derive(Debug, Clone)]
@@ -23,9 +28,11 @@ struct Inner {
     ready: Ready,
     gauge: Family<Vec<(&'static str, &'static str)>, Gauge>,
     files: Vec<(PathBuf, Option<String>)>,
+    wanted: BTreeSet<String>,
     failures: BTreeMap<String, String>,
     last: u64,
     rows: BTreeMap<u64, Shown>,
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -50,19 +57,35 @@ impl Board {
                 Family::default(),
             ),
             files: Vec::new(),
+            wanted: BTreeSet::new(),
             failures: BTreeMap::new(),
             last: 0,
             rows: BTreeMap::new(),
+            changes: watch::Sender::new(0),
         })));
         board.lock().tell();
         board
     }
 
-    /// The gateway files, each with what is wrong with it.
-    pub fn files(&self, files: Vec<(PathBuf, Option<String>)>) {
+    /// The gateway files, each with what is wrong with it, and the gateways that they name.
+    pub fn files(&self, files: Vec<(PathBuf, Option<String>)>, wanted: BTreeSet<String>) {
         let mut inner = self.lock();
         inner.files = files;
+        inner.wanted = wanted;
         inner.tell();
+    }
+
+    /// How the link to each gateway stands.
+    #[must_use]
+    pub fn links(&self) -> Vec<GatewayLink> {
+        let inner = self.lock();
+        inner.wanted.iter().map(|url| inner.link(url)).collect()
+    }
+
+    /// Tells of every link that goes up or down.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.lock().changes.subscribe()
     }
 
     /// A dial failed.
@@ -127,7 +150,19 @@ impl Board {
 }
 
 impl Inner {
+    fn link(&self, url: &str) -> GatewayLink {
+        let tunnels = self.rows.values().filter(|row| row.url == url).count();
+        let why = || self.failures.get(url).map_or(UNTRIED, String::as_str);
+        GatewayLink {
+            url: url.to_owned(),
+            tunnels: tunnels as u64,
+            cause: (tunnels == 0).then(|| why().to_owned()),
+        }
+    }
+
     fn tell(&self) {
+        self.changes
+            .send_modify(|revision| *revision = revision.wrapping_add(1));
         for transport in [Transport::Quic, Transport::Tls] {
             let count = self
                 .rows
@@ -146,7 +181,7 @@ impl Inner {
         } else if self.files.is_empty() {
             Err("no gateway file yet".to_owned())
         } else {
-            Err("not connected yet".to_owned())
+            Err(UNTRIED.to_owned())
         };
         self.ready.set(TUNNELS, state);
     }

@@ -1,21 +1,26 @@
 //! The command line.
 
+mod local;
+
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use sallyport_link::ClusterKeys;
 use sallyport_ops::{Exit, admin, places, telemetry};
+use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::runtime::{Builder, Runtime};
 use tracing::error;
 
+use self::local::{DrainArgs, SetArgs, StaticDataArgs, UndrainArgs};
 use crate::certificates;
 use crate::cluster_key::{self, KeyCommand};
 use crate::config::{CLUSTER_KEYS, Config, LoadError};
 use crate::doctor::{self, Verdict};
 use crate::gateways::Files;
 use crate::run;
+use crate::servers;
 use crate::status;
 
 /// Reaches the sessions of this node for the clients of a Sallyport gateway.
@@ -46,6 +51,18 @@ enum Command {
     ///
     /// Every node has the same file. Rotation is add, copy, revoke; no relay has to be restarted for it.
     ClusterKey(ClusterKeyArgs),
+    /// List the servers that this relay knows of, as they are now.
+    Servers(Listing),
+    /// Show or edit what the site says about this node, for load-balancing scripts.
+    ///
+    /// It begins as [static_data] of relay.toml. What is edited is kept in the state directory and used at once.
+    StaticData(StaticDataArgs),
+    /// Show or change what is switched on and off on this node; it stays so over restarts.
+    Set(SetArgs),
+    /// Let a node take no new logins and no new sessions; what is there goes on. It lasts over restarts.
+    Drain(DrainArgs),
+    /// Let a node take logins and sessions again.
+    Undrain(UndrainArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -61,7 +78,7 @@ struct ClusterKeyArgs {
 #[derive(Debug, clap::Args)]
 struct Where {
     /// Configuration file [default: relay.toml of /etc/sallyport or of SALLYPORT_CONFIG_DIR]
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
 
@@ -70,7 +87,7 @@ struct Listing {
     #[command(flatten)]
     config: Where,
     /// JSON for programs
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
 }
 
@@ -95,6 +112,15 @@ impl Cli {
             Command::Status(listing) => execute_status(&listing),
             Command::Doctor(listing) => execute_doctor(&listing),
             Command::ClusterKey(keys) => execute_cluster_key(keys),
+            Command::Servers(listing) => shown(
+                asked(&listing, "GET", servers::SERVERS, None),
+                &listing,
+                servers::text,
+            ),
+            Command::StaticData(args) => local::static_data(&args),
+            Command::Set(args) => local::set(&args),
+            Command::Drain(args) => local::drain(&args),
+            Command::Undrain(args) => local::undrain(&args),
         }
     }
 }
@@ -175,14 +201,27 @@ fn counted(count: usize, what: &str) -> String {
 }
 
 fn execute_status(listing: &Listing) -> Exit {
+    shown(
+        asked(listing, "GET", "/status", None),
+        listing,
+        status::text,
+    )
+}
+
+/// Asks the running relay; why it does not answer is said here.
+fn asked(listing: &Listing, method: &str, path: &str, body: Option<Value>) -> Result<Value, Exit> {
     let socket = places::admin_socket("relay", &listing.config.file());
-    let asked =
-        runtime().map(|runtime| runtime.block_on(admin::ask(&socket, "GET", "/status", None)));
-    match asked {
-        Ok(Ok(status)) if listing.json => say(&format!("{status:#}\n")),
-        Ok(Ok(status)) => say(&status::text(&status)),
-        Ok(Err(error)) => complain(&error, Exit::Failure),
-        Err(error) => complain(&error, Exit::Failure),
+    let runtime = runtime().map_err(|error| complain(&error, Exit::Failure))?;
+    let asked = runtime.block_on(admin::ask(&socket, method, path, body));
+    asked.map_err(|error| complain(&error, Exit::Failure))
+}
+
+/// Prints an answer, for programs or as a text for people.
+fn shown(answer: Result<Value, Exit>, listing: &Listing, text: impl Fn(&Value) -> String) -> Exit {
+    match answer {
+        Ok(answer) if listing.json => say(&format!("{answer:#}\n")),
+        Ok(answer) => say(&text(&answer)),
+        Err(exit) => exit,
     }
 }
 

@@ -5,6 +5,7 @@ mod faults;
 mod limits;
 mod raw;
 mod session;
+mod static_data;
 mod target;
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use sallyport_link::Choice;
+use sallyport_node::static_data::Object;
 use sallyport_ops::Log;
 use sallyport_ops::config::{self, ConfigError, parse_toml};
 use sallyport_wire::NodeName;
@@ -55,6 +57,8 @@ pub struct Config {
     pub site: String,
     /// Groups of the node, for status and placement.
     pub groups: Vec<String>,
+    /// What the site says about the node, until it is edited by command.
+    pub static_data: Object,
     /// Loopback address for `/metrics`, `/healthz` and `/readyz`, besides the admin socket.
     pub admin: Option<SocketAddr>,
     /// How and what to log.
@@ -117,6 +121,9 @@ impl Config {
             .into_iter()
             .map(|group| faults.word("group", group))
             .collect();
+        let static_data = raw
+            .static_data
+            .map(|table| static_data::check(table, faults));
         let limits = raw.limits.check(faults);
         let sessions = sessions(raw.session, faults);
         Some(Self {
@@ -132,6 +139,7 @@ impl Config {
             tunnels,
             site,
             groups,
+            static_data: static_data.unwrap_or_default(),
             admin,
             log: raw.log,
             limits,

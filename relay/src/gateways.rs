@@ -36,7 +36,8 @@ pub async fn follow(mut files: Files, outfit: Arc<Outfit>, tasks: Tasks) {
     let mut keepers: BTreeMap<String, watch::Sender<Arc<Wanted>>> = BTreeMap::new();
     loop {
         let wanted = files.read();
-        outfit.board.files(files.listing());
+        let urls = wanted.keys().cloned().collect();
+        outfit.board.files(files.listing(), urls);
         keepers.retain(|url, keeper| {
             let stays = wanted.contains_key(url) && !keeper.is_closed();
             if !stays {

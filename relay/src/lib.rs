@@ -10,6 +10,8 @@ pub mod cluster_key;
 pub mod doctor;
 pub mod run;
 pub mod status;
+pub mod servers;
+pub mod local;
 pub mod gateways;
 pub mod keeper;
 pub mod tend;

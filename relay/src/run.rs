@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use sallyport_link::identity::{IdentityError, next_generation};
 use sallyport_link::proxy::{ProxyRules, ProxyUrlError};
 use sallyport_link::{Choice, Dialer, NodeIdentity, Settings, backoff};
+use sallyport_node::settings::SettingsError;
 use sallyport_ops::{Admin, Metrics, Ready, Signal, Signals, Tasks, places, privileges};
 use sallyport_wire::message::DATA;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,9 @@ use crate::certificates::{self, Served, TlsError};
 use crate::config::Config;
 use crate::gateways::{self, Files};
 use crate::health;
+use crate::local::{self, Local};
 use crate::outfit::{Outfit, Person};
+use crate::servers::{self, Describer};
 use crate::sessions::Sessions;
 use crate::status;
 use crate::streams::Streams;
@@ -47,6 +50,9 @@ pub enum StartError {
     /// A gateway file is there and cannot be used.
     #[error("{0}")]
     GatewayFile(String),
+    /// Settings that were kept.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// The state directory.
     #[error("cannot make the state directory {}: {cause}; make it, or name another with SALLYPORT_STATE_DIR", path.display())]
     State {
@@ -141,8 +147,17 @@ fn start(config: &Config, owners: &Owners) -> Result<(Arc<Outfit>, Vec<Served>),
         config.limits,
         &metrics,
     );
-    let outfit = outfit(config, streams, Board::new(ready.clone(), &metrics), owners)?;
-    admin(config, &outfit, Admin::new(metrics, ready), owners)?;
+    let state = state_dir(config)?;
+    let board = Board::new(ready.clone(), &metrics);
+    let outfit = outfit(config, streams, (board, &state), owners)?;
+    let local = Arc::new(Local::open(config, &state, &owners.background)?);
+    local.drain_with(Arc::clone(&sessions), &owners.background);
+    let describer = Describer {
+        outfit: Arc::clone(&outfit),
+        local,
+        groups: config.groups.clone(),
+    };
+    admin(config, &describer, Admin::new(metrics, ready), owners)?;
     info!(node = %outfit.person.node, id = %outfit.person.identity.id(), generation = outfit.person.generation, sessions = sessions.len(), "relay started");
     health::watch(&sessions, &config.limits, &owners.background);
     let following = gateways::follow(files, Arc::clone(&outfit), owners.tunnels.clone());
@@ -165,11 +180,9 @@ fn usable(files: &mut Files) -> Result<(), StartError> {
 fn outfit(
     config: &Config,
     streams: Streams,
-    board: Board,
+    (board, state): (Board, &Path),
     owners: &Owners,
 ) -> Result<Arc<Outfit>, StartError> {
-    let state = places::state_dir(&config.path);
-    make_state(&state)?;
     let most = config.limits.streams_per_tunnel.saturating_add(HEADROOM);
     let settings = Settings {
         accept: usize::try_from(most).unwrap_or(usize::MAX),
@@ -180,8 +193,8 @@ fn outfit(
             node: config.node.clone(),
             site: config.site.clone(),
             features: features(config),
-            identity: NodeIdentity::load_or_create(&state)?,
-            generation: next_generation(&state, SystemTime::now())?,
+            identity: NodeIdentity::load_or_create(state)?,
+            generation: next_generation(state, SystemTime::now())?,
         },
         dialer: Dialer::new(Arc::new(settings), proxies(config)?, owners.all.child()),
         seed: backoff::seed(),
@@ -200,12 +213,14 @@ fn features(config: &Config) -> Vec<String> {
     data.then(|| DATA.to_owned()).into_iter().collect()
 }
 
-fn make_state(path: &Path) -> Result<(), StartError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|cause| StartError::State {
-        path: path.to_owned(),
-        cause,
-    })
+/// The state directory, made where it is not there.
+fn state_dir(config: &Config) -> Result<PathBuf, StartError> {
+    let path = places::state_dir(&config.path);
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+    match made {
+        Ok(()) => Ok(path),
+        Err(cause) => Err(StartError::State { path, cause }),
+    }
 }
 
 /// The proxy of the configuration, else that of the environment.
@@ -226,15 +241,13 @@ pub fn proxies(config: &Config) -> Result<ProxyRules, ProxyUrlError> {
 
 fn admin(
     config: &Config,
-    outfit: &Arc<Outfit>,
+    describer: &Describer,
     admin: Admin,
     owners: &Owners,
 ) -> Result<(), StartError> {
-    let admin = Arc::new(status::route(
-        admin,
-        Arc::clone(outfit),
-        config.groups.clone(),
-    ));
+    let admin = local::routes(admin, &describer.outfit, &describer.local);
+    let admin = servers::route(admin, describer.clone());
+    let admin = Arc::new(status::route(admin, describer.clone()));
     let path = places::admin_socket("relay", &config.path);
     let served = admin.serve_unix(&path, &owners.all);
     served.map_err(|cause| StartError::AdminSocket { path, cause })?;

@@ -62,6 +62,7 @@ impl Session {
 #[derive(Debug)]
 pub struct Sessions {
     by_id: BTreeMap<SessionId, Arc<Session>>,
+    draining: AtomicBool,
     changes: watch::Sender<u64>,
 }
 
@@ -73,6 +74,7 @@ impl Sessions {
         let by_id = sessions.into_iter().map(keyed).collect();
         Self {
             by_id,
+            draining: AtomicBool::new(false),
             changes: watch::Sender::new(0),
         }
     }
@@ -104,7 +106,21 @@ impl Sessions {
 
     /// Says whether a session is down; true if that is news.
     pub fn set_down(&self, session: &Session, down: bool) -> bool {
-        let news = session.down.swap(down, Ordering::Relaxed) != down;
+        self.tell(session.down.swap(down, Ordering::Relaxed) != down)
+    }
+
+    /// Whether the node drains: what may be had elsewhere is not offered any more.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the node drains; true if that is news.
+    pub fn set_draining(&self, draining: bool) -> bool {
+        self.tell(self.draining.swap(draining, Ordering::Relaxed) != draining)
+    }
+
+    fn tell(&self, news: bool) -> bool {
         if news {
             self.changes
                 .send_modify(|revision| *revision = revision.wrapping_add(1));

@@ -1,26 +1,32 @@
 //! What a running relay says about itself, and how a person reads it.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use http::Method;
+use sallyport_node::Settings;
 use sallyport_ops::{Admin, Table};
 use serde_json::{Value, json};
 
 use crate::config::Access;
-use crate::outfit::Outfit;
+use crate::servers::{Describer, switch};
 use crate::sessions::Session;
 
 /// Adds `GET /status`.
 #[must_use]
-pub fn route(admin: Admin, outfit: Arc<Outfit>, groups: Vec<String>) -> Admin {
+pub fn route(admin: Admin, describer: Describer) -> Admin {
     admin.route(Method::GET, "/status", move |_request| {
-        let status = show(&outfit, &groups);
+        let status = show(&describer);
         Box::pin(async move { Ok(status) })
     })
 }
 
-fn show(outfit: &Outfit, groups: &[String]) -> Value {
+fn show(describer: &Describer) -> Value {
+    let Describer {
+        outfit,
+        local,
+        groups,
+    } = describer;
+    let settings = local.settings.now();
     let sessions: Vec<_> = outfit
         .streams
         .sessions()
@@ -34,7 +40,9 @@ fn show(outfit: &Outfit, groups: &[String]) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "site": outfit.person.site,
         "groups": groups,
-        "draining": outfit.leaving.is_cancelled(),
+        "draining": outfit.leaving.is_cancelled() || settings.drain.is_some(),
+        "settings": *settings,
+        "static_data_fault": local.static_data.now().fault,
         "sessions": sessions,
         "streams": outfit.streams.ledger().list(),
     });
@@ -73,6 +81,7 @@ pub fn text(status: &Value) -> String {
     };
     // writing to a String cannot fail
     let _infallible = writeln!(text, "node {node}, version {version}{draining}");
+    text.push_str(&local(status));
     for file in list(status, "files") {
         if let Some(fault) = file["fault"].as_str() {
             let _infallible = writeln!(text, "gateway file {}: {fault}", word(file, "path"));
@@ -119,6 +128,20 @@ pub fn text(status: &Value) -> String {
         table(status, "sessions", &sessions)
     );
     text
+}
+
+/// What is switched on this node, and what is wrong with what was edited there.
+fn local(status: &Value) -> String {
+    let settings: Settings = serde_json::from_value(status["settings"].clone()).unwrap_or_default();
+    let fault = status["static_data_fault"].as_str();
+    let fault = fault.map(|fault| format!("static data: {fault}\n"));
+    format!(
+        "logins {}, starts {}, reservable {}\n{}",
+        switch(settings.login_enabled),
+        switch(settings.start_enabled),
+        switch(settings.reservable),
+        fault.unwrap_or_default()
+    )
 }
 
 fn table(status: &Value, key: &str, columns: &[&str]) -> Table {

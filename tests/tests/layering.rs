@@ -24,9 +24,10 @@ const EDGES: &[(&str, &[&str])] = &[
         "sallyport-gateway",
         &["certs", "edge", "link", "ops", "splice", "wire"],
     ),
+    ("sallyport-node", &["ops", "wire"]),
     (
         "sallyport-relay",
-        &["certs", "edge", "link", "ops", "splice", "wire"],
+        &["certs", "edge", "link", "node", "ops", "splice", "wire"],
     ),
 ];
 
@@ -44,6 +45,7 @@ const READ_IN_ORDER: &[&str] = &[
     "gateway",
     "relay",
     "relay/cluster",
+    "relay/node",
     "shared/edge",
     "shared/link",
     "shared/ops",

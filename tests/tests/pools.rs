@@ -217,3 +217,66 @@ fn a_drain_fails_no_connection() {
         }
     });
 }
+
+#[test]
+fn a_node_that_drains_keeps_who_is_there_and_gets_nobody_new() {
+    let mut pool = pool([100, 100]);
+    let port = pool.port.number();
+    let mut open: Vec<_> = (1..=8)
+        .map(|number| connect(port, source(number)))
+        .collect();
+    let held = open
+        .iter_mut()
+        .map(member)
+        .filter(|name| name == "a")
+        .count();
+    assert!(held > 0);
+
+    let drained = pool
+        .first
+        .command(&["drain", "node-a", "--deadline", "1h", "--json"]);
+    let drained: Value = serde_json::from_slice(&drained.stdout).expect("JSON");
+    assert_eq!(
+        (&drained["draining"], &drained["streams"]),
+        (&true.into(), &held.into())
+    );
+    let visits =
+        |from: u8| (1..=20).map(move |number| visit(port, Ipv4Addr::new(127, 0, from, number)));
+    eventually("the gateway knows", || {
+        visits(30).all(|said| said == "b hello")
+    });
+    for stream in &mut open {
+        stream.write_all(b"still").expect("open");
+        let mut back = [0; 5];
+        stream.read_exact(&mut back).expect("open");
+    }
+
+    let late = pool
+        .first
+        .command(&["drain", "node-a", "--deadline", "0s", "--wait"]);
+    let said = String::from_utf8_lossy(&late.stderr);
+    assert!(
+        !late.status.success() && said.contains(&format!("{held} streams are left")),
+        "{said}"
+    );
+    thread::scope(|scope| {
+        let first = &pool.first;
+        let waiting = scope.spawn(|| first.command(&["drain", "node-a", "--wait"]));
+        assert!(!waiting.is_finished(), "somebody is there");
+        drop(open);
+        assert!(waiting.join().expect("it ran").status.success());
+    });
+
+    assert!(pool.first.daemon().terminate().success());
+    pool.first.start();
+    pool.gateway.wait_session("web-a");
+    eventually("all tunnels are up", || tunnels_up(&pool.gateway) == 4);
+    assert!(
+        visits(31).all(|said| said == "b hello"),
+        "it drains after a restart"
+    );
+    assert!(pool.first.command(&["undrain", "node-a"]).status.success());
+    eventually("it gets its share again", || {
+        visits(32).any(|said| said == "a hello")
+    });
+}

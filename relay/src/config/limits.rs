@@ -99,6 +99,10 @@ limits! {
         health_every = 5 s in 1..=3600;
         /// For a health check to answer.
         health_within = 3 s in 1..=60;
+        /// Between two questions to `nvidia-smi`.
+        gpu_every = 10 s in 1..=3600;
+        /// For `nvidia-smi` to answer.
+        gpu_query = 5 s in 1..=60;
         /// For streams to finish after SIGTERM, and on a tunnel that drains.
         drain = 120 s in 1..=86_400;
     }

@@ -26,6 +26,7 @@ pub(super) struct RawConfig {
     pub(super) tunnels: Option<Spanned<usize>>,
     pub(super) site: Option<Spanned<String>>,
     pub(super) groups: Vec<Spanned<String>>,
+    pub(super) static_data: Option<Spanned<toml::Table>>,
     pub(super) admin: Option<Spanned<SocketAddr>>,
     pub(super) log: Log,
     pub(super) limits: RawLimits,

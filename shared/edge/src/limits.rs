@@ -277,7 +277,9 @@ impl Visitor<'_> for DurationVisitor {
     }
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// The duration that such a text with a unit says.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
     let count: u64 = text.strip_suffix(unit)?.parse().ok()?;
     match unit {

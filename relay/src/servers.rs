@@ -1,0 +1,168 @@
+//! Server objects: what this node says about itself, and how a person reads them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::Method;
+use jiff::Zoned;
+use sallyport_node::server::Usage;
+use sallyport_node::settings::Circumstances;
+use sallyport_node::{GatewayLink, Machine, Server, Settings};
+use sallyport_ops::{Admin, Table};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use crate::local::Local;
+use crate::outfit::Outfit;
+
+/// `GET`: every server that this relay knows of.
+pub const SERVERS: &str = "/servers";
+
+/// Makes this node's server object.
+#[derive(Debug, Clone)]
+pub struct Describer {
+    /// Who the relay is, and its tunnels and sessions.
+    pub outfit: Arc<Outfit>,
+    /// What is local to the node.
+    pub local: Arc<Local>,
+    /// Groups of the node.
+    pub groups: Vec<String>,
+}
+
+impl Describer {
+    /// The node as it is now.
+    #[must_use]
+    pub fn describe(&self) -> Server {
+        let person = &self.outfit.person;
+        let machine = Machine::clone(&self.local.machine.borrow());
+        let settings = self.local.settings.now();
+        let closed = settings.closed(&circumstances(&machine));
+        let gateways = self.outfit.board.links();
+        Server {
+            server_id: person.node.clone(),
+            generation: person.generation,
+            urls: urls(&gateways),
+            gateways,
+            site: person.site.clone(),
+            groups: self.groups.clone(),
+            usage: Usage {
+                sessions: self.outfit.streams.sessions().len() as u64,
+                ..Usage::default()
+            },
+            static_data: self.local.static_data.now().data.as_ref().clone(),
+            metrics: BTreeMap::new(),
+            login_enabled: settings.login_enabled,
+            start_enabled: settings.start_enabled && closed.is_none(),
+            start_closed: closed.filter(|_| settings.start_enabled),
+            reservable: settings.reservable,
+            draining: settings.drain.is_some() || self.outfit.leaving.is_cancelled(),
+            drain_deadline: deadline(&settings),
+            config_epoch: 0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            last_update: milliseconds(OffsetDateTime::now_utc()),
+            machine,
+        }
+    }
+}
+
+fn circumstances(machine: &Machine) -> Circumstances<'_> {
+    let [load, ..] = machine.loadavg;
+    Circumstances {
+        local: Zoned::now().datetime(),
+        logged_in: &machine.logged_in_users,
+        load,
+        ncpu: machine.ncpu,
+    }
+}
+
+fn urls(gateways: &[GatewayLink]) -> Vec<String> {
+    let up = gateways.iter().filter(|link| link.tunnels > 0);
+    up.map(|link| link.url.clone()).collect()
+}
+
+fn deadline(settings: &Settings) -> Option<i64> {
+    settings.drain?.deadline.map(milliseconds)
+}
+
+/// Milliseconds since 1970, as JavaScript counts time.
+fn milliseconds(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+/// Adds `GET /servers`.
+#[must_use]
+pub fn route(admin: Admin, describer: Describer) -> Admin {
+    admin.route(Method::GET, SERVERS, move |_request| {
+        let servers = json!([describer.describe()]);
+        Box::pin(async move { Ok(servers) })
+    })
+}
+
+/// The servers as a person reads them.
+#[must_use]
+pub fn text(servers: &Value) -> String {
+    let mut table = Table::new(&[
+        "server",
+        "state",
+        "login",
+        "start",
+        "sessions",
+        "logins",
+        "cpus",
+        "load",
+        "cpu%",
+        "memory free",
+        "gpus",
+        "gateways",
+        "site",
+        "version",
+    ]);
+    for server in servers.as_array().into_iter().flatten() {
+        // what another version says differently is left out, not guessed
+        if let Ok(server) = serde_json::from_value::<Server>(server.clone()) {
+            table.row(row(&server));
+        }
+    }
+    table.to_string()
+}
+
+fn row(server: &Server) -> [String; 14] {
+    let machine = &server.machine;
+    let [load, ..] = machine.loadavg;
+    let up = server.gateways.len() - server.links_down().count();
+    [
+        server.server_id.to_string(),
+        if server.draining { "draining" } else { "up" }.to_owned(),
+        switch(server.login_enabled).to_owned(),
+        match (server.start_enabled, &server.start_closed) {
+            (false, Some(_closed)) => "closed".to_owned(),
+            (enabled, _) => switch(enabled).to_owned(),
+        },
+        server.usage.sessions.to_string(),
+        server.usage.logins.to_string(),
+        machine.ncpu.to_string(),
+        format!("{load:.2}"),
+        format!("{:.0}", machine.cpu),
+        format!(
+            "{} of {}",
+            gib(machine.mem_available),
+            gib(machine.totalmem)
+        ),
+        machine.gpus.len().to_string(),
+        format!("{up} of {}", server.gateways.len()),
+        server.site.clone(),
+        server.version.clone(),
+    ]
+}
+
+/// `on` or `off`, as the commands say it.
+#[must_use]
+pub const fn switch(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+/// Tenths of a GiB.
+fn gib(bytes: u64) -> String {
+    let tenths = bytes / ((1 << 30) / 10);
+    format!("{}.{}G", tenths / 10, tenths % 10)
+}
