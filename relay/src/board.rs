@@ -11,7 +11,6 @@ use sallyport_ops::Ready;
 use sallyport_ops::metrics::{Family, Gauge, Metrics};
 use sallyport_wire::Code;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 /// The readiness step that says whether any gateway is reached.
 pub const TUNNELS: &str = "tunnels";
@@ -32,7 +31,6 @@ struct Inner {
     failures: BTreeMap<String, String>,
     last: u64,
     rows: BTreeMap<u64, Shown>,
-    changes: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -61,7 +59,6 @@ impl Board {
             failures: BTreeMap::new(),
             last: 0,
             rows: BTreeMap::new(),
-            changes: watch::Sender::new(0),
         })));
         board.lock().tell();
         board
@@ -80,12 +77,6 @@ impl Board {
     pub fn links(&self) -> Vec<GatewayLink> {
         let inner = self.lock();
         inner.wanted.iter().map(|url| inner.link(url)).collect()
-    }
-
-    /// Tells of every link that goes up or down.
-    #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.lock().changes.subscribe()
     }
 
     /// A dial failed.
@@ -161,8 +152,6 @@ impl Inner {
     }
 
     fn tell(&self) {
-        self.changes
-            .send_modify(|revision| *revision = revision.wrapping_add(1));
         for transport in [Transport::Quic, Transport::Tls] {
             let count = self
                 .rows

@@ -166,3 +166,61 @@ fn gib(bytes: u64) -> String {
     let tenths = bytes / ((1 << 30) / 10);
     format!("{}.{}G", tenths / 10, tenths % 10)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_sees_who_takes_whom_and_which_links_are_down() {
+        let server = |more: Value| {
+            let mut server = json!({
+                "serverId": "n1", "generation": 1, "loginEnabled": true, "startEnabled": true, "reservable": false,
+                "version": "1.2.3", "lastUpdate": 0, "loadavg": [0.5, 0.0, 0.0], "ncpu": 64,
+                "memAvailable": 3_u64 << 29, "totalmem": 4_u64 << 30,
+            });
+            if let (Value::Object(server), Value::Object(more)) = (&mut server, more) {
+                server.extend(more);
+            }
+            server
+        };
+        let links = json!([{ "url": "https://a", "tunnels": 2 }, { "url": "https://b", "tunnels": 0, "cause": "dns" }]);
+        let closed =
+            json!({ "startEnabled": false, "startClosed": "outside the start hours sat-sun" });
+        let servers = json!([
+            server(json!({ "gateways": links, "site": "north" })),
+            server(json!({ "draining": true, "loginEnabled": false })),
+            server(closed),
+            { "serverId": "of a version that we do not know" },
+        ]);
+
+        let text = text(&servers);
+
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| {
+                line.split("  ")
+                    .filter(|cell| !cell.is_empty())
+                    .map(str::trim)
+                    .collect()
+            })
+            .collect();
+        assert_eq!(lines.len(), 4, "{text}");
+        assert_eq!(lines[1][..4], ["n1", "up", "on", "on"]);
+        assert_eq!(
+            lines[1][6..],
+            [
+                "64",
+                "0.50",
+                "0",
+                "1.5G of 4.0G",
+                "0",
+                "1 of 2",
+                "north",
+                "1.2.3"
+            ]
+        );
+        assert_eq!(lines[2][..4], ["n1", "draining", "off", "on"]);
+        assert_eq!(lines[3][3], "closed");
+    }
+}
