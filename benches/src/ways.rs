@@ -41,6 +41,8 @@ pub enum Way {
     Tls,
     /// Ours: the same over QUIC.
     Quic,
+    /// Ours: a raw port, and tunnels as a relay makes them that was told nothing.
+    Shipped,
     /// Ours: a passthrough by server name, a tunnel over TLS.
     Blind,
     /// rathole, plaintext TCP.
@@ -81,6 +83,7 @@ impl Way {
             Self::Direct => "direct",
             Self::Tls => "Sallyport TLS",
             Self::Quic => "Sallyport QUIC",
+            Self::Shipped => "Sallyport as shipped",
             Self::Blind => "Sallyport passthrough",
             Self::Rathole => "rathole plaintext",
             Self::RatholeNoise => "rathole noise",
@@ -102,7 +105,7 @@ impl Way {
     fn start(self, lab: &Lab, clients: u32) -> Result<Running, String> {
         match self {
             Self::Direct => Ok(Running::new(self, lab, lab.origin.address())),
-            Self::Tls | Self::Quic | Self::Blind | Self::Upgraded => {
+            Self::Tls | Self::Quic | Self::Shipped | Self::Blind | Self::Upgraded => {
                 Ok(ours::start(self, lab, clients))
             }
             Self::Rathole | Self::RatholeNoise => rathole::start(self, lab),

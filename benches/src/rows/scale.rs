@@ -216,7 +216,7 @@ fn gateway(site: &Site, sessions: &[String]) -> (Gateway, Vec<Port>) {
     });
     // All clients and all relays come from one address here.
     gateway.extend(&format!(
-        "{}[limits]\nconnections = 12000\nconnections_per_source = 12000\nhandshakes = 4000\nhandshakes_per_source = 4000\n",
+        "{}[limits]\nconnections = 10500\nconnections_per_source = 10500\nhandshakes = 4000\nhandshakes_per_source = 4000\n[tunnels]\nstreams_per_source = 12000\n",
         raw.collect::<String>()
     ));
     gateway.start_quietly();

@@ -1,8 +1,8 @@
-//! Ours: one gateway, one relay, one tunnel.
+//! Ours: one gateway and one relay, with one tunnel unless a row is about several.
 
 use std::net::SocketAddr;
 
-use sallyport_tests::{Gateway, Port, Relay, Site, client_hello};
+use sallyport_tests::{Gateway, Port, Relay, Site, client_hello, eventually};
 
 use super::{Running, Way, nginx};
 use crate::cost::Process;
@@ -81,15 +81,16 @@ impl Pair {
         gateway.start_quietly();
         gateway.wait_ready();
 
-        let transport = if way == Way::Quic { "quic" } else { "tls" };
-        let tunnels = clients.div_ceil(STREAMS_PER_TUNNEL);
-        let config = format!("transport = \"{transport}\"\ntunnels = {tunnels}\n{sessions}");
+        let config = tunnels(way, clients) + sessions;
         let mut relay = site.relay_stopped("node", &[&gateway], &config);
         if let Some(network) = lab.far.network() {
             relay.enter(network);
         }
         relay.start_quietly();
         gateway.wait_session(WEB);
+        if way == Way::Shipped {
+            eventually("both tunnels are up", || gateway.tunnels().len() > 1);
+        }
         Self { gateway, relay }
     }
 
@@ -115,4 +116,14 @@ fn session(id: &str, protocol: &str, target: SocketAddr) -> String {
     format!(
         "[[session]]\nid = \"{id}\"\nprotocol = \"{protocol}\"\ntarget = \"{target}\"\naccess = \"public\"\n"
     )
+}
+
+/// What a relay is told of its tunnels.
+fn tunnels(way: Way, clients: u32) -> String {
+    if way == Way::Shipped {
+        return String::new();
+    }
+    let transport = if way == Way::Quic { "quic" } else { "tls" };
+    let tunnels = clients.div_ceil(STREAMS_PER_TUNNEL);
+    format!("transport = \"{transport}\"\ntunnels = {tunnels}\n")
 }
