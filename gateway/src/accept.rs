@@ -130,6 +130,9 @@ impl Doors {
 
     /// Each step has a place of its own while it lasts: a connection that is idle for long holds none of those before.
     async fn receive(self: Arc<Self>, accepted: Accepted, newcomer: Newcomer) {
+        if let Err(cause) = self.settings.congestion.set(&accepted.stream) {
+            debug!(%cause, "sending with the system's congestion control");
+        }
         let open = self.open.load_full();
         let established = tokio::select! {
             established = Box::pin(establish(accepted, &open.rules)) => established,

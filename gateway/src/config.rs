@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use sallyport_edge::Limits;
 use sallyport_edge::limits::duration;
 use sallyport_link::GatewayUrl;
-use sallyport_ops::{ConfigError, Log, config, places};
+use sallyport_ops::{ConfigError, Congestion, Log, Workers, config, places};
 use sallyport_wire::{PoolName, SessionId};
 use serde::Deserialize;
 
@@ -52,6 +52,10 @@ pub struct Config {
     pub policy: Policy,
     /// Nodes of this site come first; empty for none.
     pub site: String,
+    /// Threads for all connections.
+    pub workers: Workers,
+    /// What decides how fast tunnels and connections to the public port send.
+    pub congestion: Congestion,
     /// How long a drain waits for what runs.
     pub drain: Duration,
     /// Raw TCP ports.
@@ -159,6 +163,9 @@ struct Written {
     policy: Policy,
     #[serde(default)]
     site: String,
+    workers: Option<Workers>,
+    #[serde(default)]
+    congestion: Congestion,
     #[serde(default = "default_drain", deserialize_with = "duration")]
     drain: Duration,
     #[serde(default)]
@@ -241,6 +248,9 @@ impl Config {
         keep("admin", &mut self.admin, &before.admin, &mut kept);
         keep("[log]", &mut self.log, &before.log, &mut kept);
         keep("user", &mut self.user, &before.user, &mut kept);
+        keep("workers", &mut self.workers, &before.workers, &mut kept);
+        let (now, then) = (&mut self.congestion, &before.congestion);
+        keep("congestion", now, then, &mut kept);
         keep("[[tcp]]", &mut self.tcp, &before.tcp, &mut kept);
         keep("[[udp]]", &mut self.udp, &before.udp, &mut kept);
         keep("[tunnels]", &mut self.tunnels, &before.tunnels, &mut kept);
@@ -314,6 +324,8 @@ impl Config {
             user: written.user.unwrap_or_else(|| "sallyport".to_owned()),
             policy: written.policy,
             site: written.site,
+            workers: written.workers.unwrap_or_else(Workers::half),
+            congestion: written.congestion,
             drain: written.drain,
             tcp,
             udp,

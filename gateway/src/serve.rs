@@ -99,9 +99,7 @@ impl ServeError {
 /// # Errors
 /// [`ServeError`] if it does not start.
 pub fn run(config: Config) -> Result<(), ServeError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
+    let runtime = config.workers.runtime();
     let runtime = runtime.map_err(ServeError::system("starting threads"))?;
     let ended = runtime.block_on(async {
         let signals = Signals::new().map_err(ServeError::system("listening to signals"))?;
@@ -145,6 +143,7 @@ impl Gateway {
         let hub = hub(config, &budget, &metrics, house.child())?;
         let settings = Arc::new(Settings {
             open: hub.config().tunnels.streams,
+            congestion: hub.config().congestion,
             ..Settings::gateway()
         });
         let tls = Tls {

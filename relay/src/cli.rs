@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use sallyport_link::ClusterKeys;
-use sallyport_ops::{Exit, admin, places, telemetry};
+use sallyport_ops::{Exit, Workers, admin, places, telemetry};
 use serde_json::Value;
 use time::OffsetDateTime;
-use tokio::runtime::{Builder, Runtime};
 use tracing::error;
 
 use self::local::{DrainArgs, SetArgs, StaticDataArgs, UndrainArgs};
@@ -134,7 +133,7 @@ fn execute_run(file: &Path) -> Exit {
         Ok(telemetry) => telemetry,
         Err(error) => return complain(&error, Exit::Config),
     };
-    let runtime = match runtime() {
+    let runtime = match config.workers.runtime() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error, Exit::Failure),
     };
@@ -211,7 +210,9 @@ fn execute_status(listing: &Listing) -> Exit {
 /// Asks the running relay; why it does not answer is said here.
 fn asked(listing: &Listing, method: &str, path: &str, body: Option<Value>) -> Result<Value, Exit> {
     let socket = places::admin_socket("relay", &listing.config.file());
-    let runtime = runtime().map_err(|error| complain(&error, Exit::Failure))?;
+    let runtime = Workers::ONE
+        .runtime()
+        .map_err(|error| complain(&error, Exit::Failure))?;
     let asked = runtime.block_on(admin::ask(&socket, method, path, body));
     asked.map_err(|error| complain(&error, Exit::Failure))
 }
@@ -231,7 +232,7 @@ fn execute_doctor(listing: &Listing) -> Exit {
         Ok(config) => config,
         Err(error) => return complain(&error, Exit::Config),
     };
-    let findings = match runtime() {
+    let findings = match Workers::ONE.runtime() {
         Ok(runtime) => runtime.block_on(doctor::examine(&config)),
         Err(error) => return complain(&error, Exit::Failure),
     };
@@ -266,10 +267,6 @@ fn cluster_keys_of(config: &Path) -> Result<PathBuf, LoadError> {
         return Ok(Config::load(config)?.cluster_keys);
     }
     Ok(config.with_file_name(CLUSTER_KEYS))
-}
-
-fn runtime() -> io::Result<Runtime> {
-    Builder::new_multi_thread().enable_all().build()
 }
 
 fn say(text: &str) -> Exit {

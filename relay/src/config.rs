@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use sallyport_link::Choice;
 use sallyport_node::static_data::Object;
-use sallyport_ops::Log;
 use sallyport_ops::config::{self, ConfigError, parse_toml};
+use sallyport_ops::{Congestion, Log, Workers};
 use sallyport_wire::NodeName;
 
 pub use faults::{Fault, FaultList};
@@ -53,6 +53,10 @@ pub struct Config {
     pub proxy: Option<String>,
     /// Tunnels to every gateway, 1 to 4, where the gateway does not ask for another number.
     pub tunnels: usize,
+    /// What decides how fast tunnels send.
+    pub congestion: Congestion,
+    /// Threads for all tunnels.
+    pub workers: Workers,
     /// Site of the node; empty for none.
     pub site: String,
     /// Groups of the node, for status and placement.
@@ -137,6 +141,8 @@ impl Config {
             transport: raw.transport,
             proxy: raw.proxy.map(toml::Spanned::into_inner),
             tunnels,
+            congestion: raw.congestion,
+            workers: raw.workers.unwrap_or(Workers::ONE),
             site,
             groups,
             static_data: static_data.unwrap_or_default(),

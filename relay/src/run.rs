@@ -186,6 +186,7 @@ fn outfit(
     let most = config.limits.streams_per_tunnel.saturating_add(HEADROOM);
     let settings = Settings {
         accept: usize::try_from(most).unwrap_or(usize::MAX),
+        congestion: config.congestion,
         ..Settings::relay()
     };
     Ok(Arc::new(Outfit {

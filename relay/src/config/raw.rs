@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use sallyport_link::Choice;
-use sallyport_ops::Log;
+use sallyport_ops::{Congestion, Log, Workers};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
@@ -24,6 +24,8 @@ pub(super) struct RawConfig {
     pub(super) transport: Choice,
     pub(super) proxy: Option<Spanned<String>>,
     pub(super) tunnels: Option<Spanned<usize>>,
+    pub(super) congestion: Congestion,
+    pub(super) workers: Option<Workers>,
     pub(super) site: Option<Spanned<String>>,
     pub(super) groups: Vec<Spanned<String>>,
     pub(super) static_data: Option<Spanned<toml::Table>>,

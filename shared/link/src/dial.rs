@@ -58,7 +58,10 @@ impl Dialer {
     /// A dialler through this host's network, whose tunnels run in `tasks`.
     #[must_use]
     pub fn new(settings: Arc<Settings>, proxies: ProxyRules, tasks: Tasks) -> Self {
-        Self::through(Arc::new(System), settings, proxies, tasks)
+        let network = System {
+            congestion: settings.congestion,
+        };
+        Self::through(Arc::new(network), settings, proxies, tasks)
     }
 
     /// As [`Dialer::new`], through another network.

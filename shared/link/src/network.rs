@@ -8,9 +8,10 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime};
-use sallyport_ops::listen;
+use sallyport_ops::{Congestion, listen};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
+use tracing::debug;
 
 /// A TCP connection, or what does as much.
 pub trait Tcp: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
@@ -44,8 +45,11 @@ pub trait Network: fmt::Debug + Send + Sync {
 }
 
 /// The network that this host is in.
-#[derive(Debug, Clone, Copy)]
-pub struct System;
+#[derive(Debug, Clone, Copy, Default)]
+pub struct System {
+    /// What decides how fast its TCP connections send.
+    pub congestion: Congestion,
+}
 
 impl Network for System {
     fn resolve<'a>(
@@ -64,6 +68,9 @@ impl Network for System {
         async move {
             let tcp = TcpStream::connect(to).await?;
             listen::tune(&tcp)?;
+            if let Err(cause) = self.congestion.set(&tcp) {
+                debug!(%to, %cause, "sending with the system's congestion control");
+            }
             Ok(tcp)
         }
         .boxed()

@@ -8,10 +8,12 @@ use std::time::Duration;
 use aws_lc_rs::{digest, hmac};
 use bytes::{Bytes, BytesMut};
 use prost::encoding::{decode_varint, encode_varint};
+use quinn::congestion::BbrConfig;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime};
 use quinn_proto::HashedConnectionIdGenerator;
+use sallyport_ops::Congestion;
 use sallyport_wire::Code;
 use tokio::sync::mpsc;
 
@@ -148,6 +150,9 @@ fn transport(settings: &Settings, streams: u32) -> Result<TransportConfig, Endpo
         .ack_frequency_config(Some(acks))
         .datagram_receive_buffer_size(Some(settings.datagram_receive_buffer))
         .datagram_send_buffer_size(settings.datagram_send_buffer);
+    if settings.congestion == Congestion::Bbr {
+        config.congestion_controller_factory(Arc::new(BbrConfig::default()));
+    }
     Ok(config)
 }
 

@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use sallyport_ops::Congestion;
+
 /// Deadlines, queues and windows of a tunnel. [`Settings::gateway`] and [`Settings::relay`] are the defaults.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -42,6 +44,8 @@ pub struct Settings {
     pub tls_stream_window: u32,
     /// TLS: bytes that the windows of all streams of a tunnel may grow by. Default 64 MiB.
     pub tls_window: usize,
+    /// What decides how fast tunnels and data connections send. Default BBR.
+    pub congestion: Congestion,
     /// QUIC: bytes that may be under way on one stream. Default 8 MiB.
     pub quic_stream_window: u32,
     /// QUIC: bytes that may be under way on one tunnel. Default 64 MiB.
@@ -83,6 +87,7 @@ impl Settings {
             unread: 64 * 1024 * 1024,
             tls_stream_window: 16 * 1024 * 1024,
             tls_window: 64 * 1024 * 1024,
+            congestion: Congestion::Bbr,
             quic_stream_window: 8 * 1024 * 1024,
             quic_window: 64 * 1024 * 1024,
             quic_send_window: 16 * 1024 * 1024,
