@@ -118,6 +118,10 @@ const GATEWAY_LIMITS: &[(&str, Test)] = &[
         ),
     ),
     (
+        "limits.h2_stall",
+        (HTTP2, "a_client_that_opens_no_window_loses_its_stream"),
+    ),
+    (
         "limits.h2_stream_window",
         (HTTP2, "more_bytes_than_the_window_of_a_stream_are_an_error"),
     ),

@@ -13,6 +13,7 @@ use sallyport_tests::frames::{self, END_HEADERS, END_STREAM, Frame};
 use sallyport_tests::{BOUND, Gateway, Raw, Relay, Site, eventually};
 
 const DATA: u8 = 0;
+const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
@@ -23,12 +24,15 @@ const ACK: u8 = 1;
 /// Error codes (RFC 9113 §7).
 const FLOW_CONTROL_ERROR: u32 = 3;
 const REFUSED_STREAM: u32 = 7;
+const CANCEL: u32 = 8;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// A session that takes a request head and does no more; or sends without end what nobody asked for.
 struct Session {
     port: u16,
     sent: Arc<AtomicU64>,
+    /// Connections that are open.
+    open: Arc<AtomicU64>,
 }
 
 impl Session {
@@ -36,14 +40,19 @@ impl Session {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("bound").port();
         let sent = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&sent);
+        let open = Arc::new(AtomicU64::new(0));
+        let (count, connected) = (Arc::clone(&sent), Arc::clone(&open));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let count = Arc::clone(&count);
-                thread::spawn(move || serve(client, endless, &count));
+                let (count, connected) = (Arc::clone(&count), Arc::clone(&connected));
+                connected.fetch_add(1, Ordering::Relaxed);
+                thread::spawn(move || {
+                    drop(serve(client, endless, &count));
+                    connected.fetch_sub(1, Ordering::Relaxed);
+                });
             }
         });
-        Self { port, sent }
+        Self { port, sent, open }
     }
 }
 
@@ -206,6 +215,24 @@ fn what_waits_for_a_client_that_reads_nothing_is_limited() {
 
     let (large, _client) = open(2 * far);
     eventually("with room for it, more waits", || sent(&large) > far);
+}
+
+#[test]
+fn a_client_that_opens_no_window_loses_its_stream() {
+    let http2 = http2("h2_stall = \"300ms\"", true);
+    let (mut client, _said) = http2.connect();
+    for stream in [1, 3] {
+        client.send(&http2.request(stream, "GET", END_STREAM));
+        let got = client.frames_until(|frame| frame.error().is_some(), BOUND);
+        let answered = got
+            .iter()
+            .any(|frame| (frame.stream, frame.kind) == (stream, HEADERS));
+        assert!(answered, "{got:?}");
+        assert_eq!(error(&got), Some((stream, CANCEL)), "{got:?}");
+    }
+    eventually("the session is let go", || {
+        http2.session.open.load(Ordering::Relaxed) == 0
+    });
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! An answer's body on its way to the client: passed on frame by frame, counted, and cut off on both sides if one side
 //! fails.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -13,6 +15,7 @@ use http::{Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use crate::access_log::{EndedBy, Record};
 use crate::answer::{self, BadAnswer};
@@ -23,6 +26,7 @@ use sallyport_wire::Code;
 use crate::gate::Exchange;
 use crate::lease::Lease;
 use crate::reply::{self, Failure, Format};
+use crate::stall::Turn;
 
 /// Trailers of gRPC, which a client of HTTP/1.1 has to be told of before the body.
 const GRPC_TRAILERS: [HeaderName; 3] = [
@@ -37,6 +41,7 @@ pub(crate) struct Passing {
     record: Arc<Record>,
     exchange: Arc<Exchange>,
     grace: Option<Arc<Grace>>,
+    turn: Option<Turn>,
     format: Format,
     head_only: bool,
     version: Version,
@@ -54,6 +59,7 @@ impl Passing {
             record: Arc::clone(record),
             exchange: Arc::clone(exchange),
             grace,
+            turn: Turn::current(),
             format: Format::of(request.headers()),
             head_only: request.method() == Method::HEAD,
             version: request.version(),
@@ -140,6 +146,9 @@ pub(crate) struct Answer {
     _exchange: Arc<Exchange>,
     /// The client's time to stop sending begins when this is dropped.
     _grace: Option<Arc<Grace>>,
+    turn: Option<Turn>,
+    /// What was read of the body before the head could go.
+    first: Option<Result<Frame<Bytes>, hyper::Error>>,
 }
 
 #[derive(Debug)]
@@ -166,6 +175,8 @@ impl Answer {
             record: Arc::clone(&passing.record),
             _exchange: Arc::clone(&passing.exchange),
             _grace: passing.grace.clone(),
+            turn: passing.turn.clone(),
+            first: None,
         }
     }
 
@@ -182,6 +193,48 @@ impl Answer {
             answer.finish();
         }
         answer
+    }
+
+    /// Waits `most` for the first of the body, which then leaves together with the head, if the request is not through
+    /// yet. Clients that see the head of an error alone, curl among them, end their upload short of what they announced,
+    /// and are reset for it before they have seen the rest.
+    pub(crate) async fn gather(&mut self, most: Duration) {
+        let early = match &self.kind {
+            AnswerKind::Own(_) => false,
+            AnswerKind::Session { lease, .. } => lease.as_ref().is_some_and(Lease::is_early),
+        };
+        if early {
+            let first = poll_fn(|cx| self.poll_next(cx));
+            self.first = timeout(most, first).await.ok().flatten();
+        }
+    }
+
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = match &mut self.kind {
+            AnswerKind::Own(body) => ready!(Pin::new(body).poll_frame(cx))
+                .map(|frame| frame.map_err(|never| match never {})),
+            AnswerKind::Session { body, .. } => ready!(Pin::new(body).poll_frame(cx)),
+        };
+        match polled {
+            Some(Ok(frame)) => {
+                let frame = fields::onward(frame, |bytes| self.record.downloaded(bytes));
+                if self.is_end_stream() {
+                    self.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                self.record.ended(EndedBy::Session);
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                self.finish();
+                Poll::Ready(None)
+            }
+        }
     }
 
     fn finish(&mut self) {
@@ -203,41 +256,39 @@ impl Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
-        let polled = match &mut this.kind {
-            AnswerKind::Own(body) => ready!(Pin::new(body).poll_frame(cx))
-                .map(|frame| frame.map_err(|never| match never {})),
-            AnswerKind::Session { body, .. } => ready!(Pin::new(body).poll_frame(cx)),
-        };
-        match polled {
-            Some(Ok(frame)) => {
-                let frame = fields::onward(frame, |bytes| this.record.downloaded(bytes));
-                if this.is_end_stream() {
-                    this.finish();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => {
-                this.record.ended(EndedBy::Session);
-                Poll::Ready(Some(Err(error)))
-            }
-            None => {
-                this.finish();
-                Poll::Ready(None)
-            }
+        if let Some(turn) = &this.turn {
+            turn.of_session();
         }
+        let frame = match this.first.take() {
+            Some(first) => Some(first),
+            None => ready!(this.poll_next(cx)),
+        };
+        if let Some(turn) = &this.turn {
+            turn.of_client();
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
+        let rest = match &self.kind {
             AnswerKind::Own(body) => body.is_end_stream(),
             AnswerKind::Session { body, .. } => body.is_end_stream(),
-        }
+        };
+        rest && self.first.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
+        let rest = match &self.kind {
             AnswerKind::Own(body) => body.size_hint(),
             AnswerKind::Session { body, .. } => body.size_hint(),
+        };
+        let first = self.first.as_ref().and_then(|first| first.as_ref().ok());
+        let bytes = first.and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + bytes);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + bytes);
         }
+        hint
     }
 }

@@ -120,11 +120,16 @@ impl<O: Opener> Context<O> {
                 answer,
                 lease,
                 prefix,
-            }) => passing
-                .session(answer, lease, prefix.as_deref())
-                .unwrap_or_else(|bad| {
-                    self.refuse(&passing, &Failure::new(Code::BadAnswer, bad.to_string()))
-                }),
+            }) => match passing.session(answer, lease, prefix.as_deref()) {
+                Ok(mut response) => {
+                    // A body that answers while it is asked has a head that must not wait for it.
+                    if response.status().is_client_error() || response.status().is_server_error() {
+                        response.body_mut().gather(self.limits.linger).await;
+                    }
+                    response
+                }
+                Err(bad) => self.refuse(&passing, &Failure::new(Code::BadAnswer, bad.to_string())),
+            },
             Ok(Outcome::Switched { answer, carry }) => {
                 self.switch(carry);
                 passing.own(answer)

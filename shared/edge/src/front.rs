@@ -17,11 +17,11 @@ use tracing::debug;
 use crate::aborting::Aborting;
 use crate::client::HttpVersion;
 use crate::exchange::{Context, Named};
-use crate::executor::Owned;
 use crate::fault::Fault;
 use crate::gate::{Ended, Gate};
 use crate::opener::Opener;
 use crate::route::Sites;
+use crate::stall::Streams;
 use crate::upstream::Upstreams;
 use crate::{ClientInfo, Limits};
 
@@ -152,7 +152,11 @@ impl<O: Opener> Front<O> {
         let service = service_fn(move |request: http::Request<Incoming>| {
             Box::pin(Arc::clone(&served).serve::<S>(request))
         });
-        let connection = http2::Builder::new(Owned(self.tasks.clone()))
+        let streams = Streams {
+            tasks: self.tasks.clone(),
+            most: limits.h2_stall,
+        };
+        let connection = http2::Builder::new(streams)
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.h2_streams)
             .initial_stream_window_size(limits.h2_stream_window)

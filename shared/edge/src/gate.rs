@@ -31,6 +31,7 @@ use sallyport_wire::Code;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+pub(crate) use alarm::Alarm;
 pub use bad::Bad;
 pub use ended::Ended;
 pub use handle::{Exchange, Handle};
@@ -39,7 +40,6 @@ pub use paced::{Paced, PacedError};
 
 use crate::client::HttpVersion;
 use crate::limits::Limits;
-use alarm::Alarm;
 use ended::Due;
 use farewell::Farewell;
 use handle::Shared;

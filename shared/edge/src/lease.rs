@@ -142,8 +142,13 @@ pub(crate) struct Lease(LeaseKind);
 #[derive(Debug)]
 enum LeaseKind {
     One(Box<OneLease>),
-    Two { _active: Arc<()> },
-    Once { _kill: DropGuard },
+    Two {
+        _active: Arc<()>,
+        uploaded: Arc<AtomicBool>,
+    },
+    Once {
+        _kill: DropGuard,
+    },
 }
 
 #[derive(Debug)]
@@ -169,13 +174,25 @@ impl Lease {
         })))
     }
 
-    pub(crate) const fn two(active: Arc<()>) -> Self {
-        Self(LeaseKind::Two { _active: active })
+    pub(crate) const fn two(active: Arc<()>, uploaded: Arc<AtomicBool>) -> Self {
+        Self(LeaseKind::Two {
+            _active: active,
+            uploaded,
+        })
     }
 
     /// The right to a stream that serves one exchange only and is aborted by `kill`.
     pub(crate) const fn once(kill: DropGuard) -> Self {
         Self(LeaseKind::Once { _kill: kill })
+    }
+
+    /// Whether the request's body is still on its way up.
+    pub(crate) fn is_early(&self) -> bool {
+        match &self.0 {
+            LeaseKind::One(lease) => !lease.uploaded.load(Ordering::Acquire),
+            LeaseKind::Two { uploaded, .. } => !uploaded.load(Ordering::Acquire),
+            LeaseKind::Once { .. } => false,
+        }
     }
 
     /// Gives the stream back after the last byte of an answer. If the session has answered before it took the whole

@@ -23,6 +23,7 @@ mod upload;
 mod client_body;
 mod aborting;
 mod executor;
+mod stall;
 mod answer;
 mod reply;
 pub mod access_log;

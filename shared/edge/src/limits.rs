@@ -70,7 +70,8 @@ pub struct Limits {
     pub max_age: Duration,
     /// Requests of one connection after which it is asked to end (10,000).
     pub max_requests: u64,
-    /// For a client to read a refusal and close, or on HTTP/2 to stop sending what is not wanted any more (1 s).
+    /// For a client to read a refusal and close, or on HTTP/2 to stop sending what is not wanted any more (1 s). As long
+    /// an error that comes before its request is through waits for the first bytes of its body.
     #[serde(deserialize_with = "duration")]
     pub linger: Duration,
     /// Bytes of such a client that are read and dropped meanwhile (64 KiB).
@@ -84,6 +85,9 @@ pub struct Limits {
     pub h2_connection_window: u32,
     /// Bytes waiting to be sent on one stream of HTTP/2 (64 KiB).
     pub h2_send_buffer: usize,
+    /// For a client of HTTP/2 to open its window for an answer that waits for it (5 min); its stream is then reset.
+    #[serde(deserialize_with = "duration")]
+    pub h2_stall: Duration,
     /// Streams reset by the client that wait to be noticed (20).
     pub h2_pending_resets: usize,
     /// Streams that we reset because of the client's errors (100).
@@ -153,6 +157,7 @@ impl Default for Limits {
             h2_stream_window: 256 << 10,
             h2_connection_window: 1 << 20,
             h2_send_buffer: 64 * KIB,
+            h2_stall: Duration::from_secs(300),
             h2_pending_resets: 20,
             h2_local_resets: 100,
             h2_resets: 100,
@@ -196,7 +201,7 @@ impl Limits {
         endless.map(|(name, _)| format!("`{name}` is longer than ten years"))
     }
 
-    const fn durations(&self) -> [(&'static str, Duration); 17] {
+    const fn durations(&self) -> [(&'static str, Duration); 18] {
         [
             ("establish", self.establish),
             ("first_byte", self.first_byte),
@@ -208,6 +213,7 @@ impl Limits {
             ("half_closed", self.half_closed),
             ("max_age", self.max_age),
             ("linger", self.linger),
+            ("h2_stall", self.h2_stall),
             ("h2_resets_per", self.h2_resets_per),
             ("h2_glitches_per", self.h2_glitches_per),
             ("h2_ping", self.h2_ping),

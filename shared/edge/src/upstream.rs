@@ -227,10 +227,11 @@ impl<O: Opener> Upstreams<O> {
         let (mut link, reused) = self.link(ask, record, choice).await?;
         record.through(&link.way);
         let active = Arc::clone(&link.active);
+        let uploaded = request.body().done();
         link.sender
             .try_send_request(request)
             .await
-            .map(|answer| (answer, Lease::two(active)))
+            .map(|answer| (answer, Lease::two(active, uploaded)))
             .map_err(|failed| {
                 let TrySendFailure { error, unsent } = failed.into();
                 NoAnswer::Send(Box::new(SendError {

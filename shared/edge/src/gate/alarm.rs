@@ -8,11 +8,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// A timer that is set again only when it must ring earlier than it would: a deadline that moves
 /// away with every byte costs nothing.
 #[derive(Debug, Default)]
-pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
+pub(crate) struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
     /// Ready once `deadline` has passed; else the task is woken then.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         if Instant::now() >= deadline {
             return Poll::Ready(());
         }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::harness::{LONG, Site};
+use crate::harness::{LONG, Site, status};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -159,6 +159,48 @@ async fn the_client_is_stopped_after_the_whole_answer_and_a_while() {
         assert_eq!((stop.stream, stop.number()), (1, 0), "NO_ERROR");
         assert!(start.elapsed() >= linger, "{path}: {:?}", start.elapsed());
     }
+}
+
+/// A site whose session answers a request whose body is still to come with no more than a head.
+async fn headed(status: &'static str, linger: Duration) -> Site {
+    let site = Site::limited(|limits| limits.linger = linger);
+    site.session(
+        "web",
+        |_| {},
+        move |mut stream| async move {
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: 4\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.expect("sent");
+            let mut rest = Vec::new();
+            drop(stream.read_to_end(&mut rest).await);
+        },
+    )
+    .await;
+    site
+}
+
+#[tokio::test]
+async fn the_head_of_an_early_error_waits_a_while_for_its_body() {
+    let linger = Duration::from_millis(300);
+    let site = headed("413 Too Large", linger).await;
+    let start = Instant::now();
+    let mut two = Client::new(&site).await;
+    two.put(1, "/s/web/").await;
+    let mut one = site.raw().await;
+    one.send("PUT /s/web/ HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 9\r\n\r\n")
+        .await;
+
+    two.until(|frame| frame.kind == HEADERS).await;
+    assert!(start.elapsed() >= linger, "{:?}", start.elapsed());
+    assert_eq!(status(&one.head().await), 413);
+    assert!(start.elapsed() >= linger, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn the_head_of_a_conversation_waits_for_nothing() {
+    let site = headed("200 OK", Duration::from_secs(3_600)).await;
+    let mut two = Client::new(&site).await;
+    two.put(1, "/s/web/").await;
+    two.until(|frame| frame.kind == HEADERS).await;
 }
 
 #[tokio::test]
