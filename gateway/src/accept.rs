@@ -119,6 +119,7 @@ impl Doors {
             let newcomer = doors.newcomers.enter(accepted.peer.ip());
             let span = info_span!("connection", peer = %accepted.peer);
             let doors = Arc::clone(&doors);
+            doors.settings.congestion.set(&accepted.stream);
             doors
                 .tasks
                 .clone()
@@ -130,9 +131,6 @@ impl Doors {
 
     /// Each step has a place of its own while it lasts: a connection that is idle for long holds none of those before.
     async fn receive(self: Arc<Self>, accepted: Accepted, newcomer: Newcomer) {
-        if let Err(cause) = self.settings.congestion.set(&accepted.stream) {
-            debug!(%cause, "sending with the system's congestion control");
-        }
         let open = self.open.load_full();
         let established = tokio::select! {
             established = Box::pin(establish(accepted, &open.rules)) => established,

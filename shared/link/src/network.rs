@@ -11,7 +11,6 @@ use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime};
 use sallyport_ops::{Congestion, listen};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
-use tracing::debug;
 
 /// A TCP connection, or what does as much.
 pub trait Tcp: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
@@ -68,9 +67,7 @@ impl Network for System {
         async move {
             let tcp = TcpStream::connect(to).await?;
             listen::tune(&tcp)?;
-            if let Err(cause) = self.congestion.set(&tcp) {
-                debug!(%to, %cause, "sending with the system's congestion control");
-            }
+            self.congestion.set(&tcp);
             Ok(tcp)
         }
         .boxed()

@@ -1,10 +1,9 @@
 //! How connections find out how much a network carries.
 
-use std::io;
-
 use serde::Deserialize;
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tracing::debug;
 
 /// What decides how fast a connection sends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -19,14 +18,12 @@ pub enum Congestion {
 }
 
 impl Congestion {
-    /// Sets a connection up.
-    ///
-    /// # Errors
-    /// When the system does not have it or does not allow it.
-    pub fn set(self, stream: &TcpStream) -> io::Result<()> {
-        match self {
-            Self::Bbr => SockRef::from(stream).set_tcp_congestion(b"bbr"),
-            Self::System => Ok(()),
+    /// Sets a connection up, where the system has what is asked for and allows it.
+    pub fn set(self, stream: &TcpStream) {
+        if self == Self::Bbr
+            && let Err(cause) = SockRef::from(stream).set_tcp_congestion(b"bbr")
+        {
+            debug!(%cause, "sending with the system's congestion control");
         }
     }
 }
