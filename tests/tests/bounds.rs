@@ -15,6 +15,7 @@ const STALLS: &str = "tests/tests/stalls.rs";
 const HTTP2: &str = "tests/tests/http2.rs";
 const TRAILERS: &str = "tests/tests/trailers.rs";
 const PROMOTION: &str = "tests/tests/promotion.rs";
+const GPUS: &str = "relay/node/src/machine/gpus.rs";
 const LIMITS: &str = "tests/tests/limits.rs";
 const NEWCOMERS: &str = "gateway/tests/relays/newcomers.rs";
 const WAITING: &str = "gateway/tests/relays/waiting.rs";
@@ -349,6 +350,14 @@ const RELAY_LIMITS: &[(&str, Test)] = &[
             PROMOTION,
             "a_stream_leaves_its_tunnel_and_returns_whenever_it_is_idle",
         ),
+    ),
+    (
+        "limits.gpu_every",
+        (GPUS, "the_driver_is_asked_again_and_again"),
+    ),
+    (
+        "limits.gpu_query",
+        (GPUS, "one_that_hangs_is_killed_with_its_children"),
     ),
     (
         "limits.drain",

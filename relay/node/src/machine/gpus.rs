@@ -240,6 +240,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_driver_is_asked_again_and_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let query = Query {
+            program: program(dir.path(), &format!("printf '{ANSWER}'")),
+            every: Duration::from_millis(10),
+            within: Duration::from_secs(30),
+        };
+        let tasks = Tasks::new();
+        let mut gpus = follow(query, &tasks);
+        for _ in 0..3 {
+            let changed = timeout(Duration::from_secs(30), gpus.changed()).await;
+            changed.expect("in time").expect("it goes on");
+            assert_eq!(*gpus.borrow(), parse(ANSWER));
+        }
+        tasks.stop();
+    }
+
+    #[tokio::test]
     async fn one_that_hangs_is_killed_with_its_children() {
         let asked = asked("sleep 1000; true", Duration::from_millis(100)).await;
 
