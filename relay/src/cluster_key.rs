@@ -20,7 +20,7 @@ pub enum KeyCommand {
     Add(AddArgs),
     /// List the keys; no secret is shown
     List(ListArgs),
-    /// Remove a key: peer tunnels that rest on it end within a minute
+    /// Remove a key from this node's file
     Revoke(RevokeArgs),
 }
 
@@ -149,7 +149,7 @@ fn add(
     writeln!(out, "Added key {} to {}", key.kid, file.display())?;
     writeln!(
         out,
-        "Copy the file to every node of the cluster (mode 600); running relays take it up by themselves."
+        "Copy the file to every node of the cluster (mode 600)."
     )?;
     if !is_first {
         writeln!(
@@ -205,7 +205,7 @@ fn revoke(
     }
     writeln!(
         out,
-        "Revoked key {} on this node. Copy the file to the others, too: whoever has it no more refuses the key within seconds.",
+        "Revoked key {} on this node. Copy the file to the others, too: a node that still has it still takes the key.",
         args.kid
     )?;
     if all.keys.is_empty() {

@@ -263,7 +263,7 @@ fn run_editor(file: &Path) -> io::Result<()> {
 pub(super) struct DrainArgs {
     /// The node: its own name
     node: NodeName,
-    /// When its users are to be gone, like 30m or 48h from now; they are told
+    /// When its users are to be gone, like 30m or 48h from now; shown in status and in the list of servers
     #[arg(long, value_name = "TIME", value_parser = within)]
     deadline: Option<Duration>,
     /// Wait until nobody uses the node; ends with 1 if somebody still does at the deadline
@@ -316,11 +316,11 @@ fn wait(listing: &Listing, mut answer: Value) -> Result<Value, Exit> {
         let now: Drained = serde_json::from_value(answer.clone())
             .map_err(|error| complain(&error, Exit::Failure))?;
         let late = |deadline| OffsetDateTime::now_utc() >= deadline;
-        if now.streams == 0 {
-            return Ok(answer);
-        }
         if !now.draining {
             return Err(complain(&"somebody ended the drain", Exit::Failure));
+        }
+        if now.streams == 0 {
+            return Ok(answer);
         }
         if now.deadline.is_some_and(late) {
             let left = format!(
