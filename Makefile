@@ -35,7 +35,7 @@ bench-build:
 	CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
 		$(CARGO) build --release --locked -p sallyport-benches
 
-bench-micro: ## measure the mux, the copy loop and the codec of heads by themselves
+bench-micro: ## measure the mux, the copy loop, the codec of heads and scripts by themselves
 	$(CARGO) bench --locked -p sallyport-benches
 
 scorecard: ## measure the figures of reconnecting against their goals, as root, in some six minutes

@@ -4,10 +4,12 @@ mod local;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use sallyport_link::ClusterKeys;
 use sallyport_ops::{Exit, Workers, admin, places, telemetry};
+use sallyport_scripts::worker;
 use serde_json::Value;
 use time::OffsetDateTime;
 use tracing::error;
@@ -48,7 +50,7 @@ enum Command {
     Doctor(Listing),
     /// The keys by which the nodes of a cluster know each other: make, list and revoke them.
     ///
-    /// Every node has the same file. Rotation is add, copy, revoke; no relay has to be restarted for it.
+    /// Every node has the same file. Rotation is add, copy, revoke.
     ClusterKey(ClusterKeyArgs),
     /// List the servers that this relay knows of, as they are now.
     Servers(Listing),
@@ -62,6 +64,9 @@ enum Command {
     Drain(DrainArgs),
     /// Let a node take logins and sessions again.
     Undrain(UndrainArgs),
+    /// Run administrators' functions for a relay, which starts this by itself.
+    #[command(hide = true)]
+    ScriptWorker,
 }
 
 #[derive(Debug, clap::Args)]
@@ -120,9 +125,13 @@ impl Cli {
             Command::Set(args) => local::set(&args),
             Command::Drain(args) => local::drain(&args),
             Command::Undrain(args) => local::undrain(&args),
+            Command::ScriptWorker => worker::serve(),
         }
     }
 }
+
+/// How long work on files may outlast the relay.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 fn execute_run(file: &Path) -> Exit {
     let config = match Config::load(file) {
@@ -137,7 +146,10 @@ fn execute_run(file: &Path) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error, Exit::Failure),
     };
-    match runtime.block_on(run::run(config)) {
+    let ended = runtime.block_on(run::run(config));
+    // A file server that hangs does not hold the process.
+    runtime.shutdown_timeout(FAREWELL);
+    match ended {
         Ok(()) => Exit::Ok,
         Err(cause) => {
             error!(%cause, "the relay does not start");

@@ -20,6 +20,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sallyport-link", &["certs", "mux", "ops", "splice", "wire"]),
     ("sallyport-edge", &["ops", "splice", "wire"]),
     ("sallyport-cluster", &["ops"]),
+    ("sallyport-scripts", &["ops"]),
     (
         "sallyport-gateway",
         &["certs", "edge", "link", "ops", "splice", "wire"],
@@ -27,7 +28,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sallyport-node", &["ops", "wire"]),
     (
         "sallyport-relay",
-        &["certs", "edge", "link", "node", "ops", "splice", "wire"],
+        &[
+            "certs", "edge", "link", "node", "ops", "scripts", "splice", "wire",
+        ],
     ),
 ];
 
@@ -46,6 +49,7 @@ const READ_IN_ORDER: &[&str] = &[
     "relay",
     "relay/cluster",
     "relay/node",
+    "relay/scripts",
     "shared/edge",
     "shared/link",
     "shared/ops",

@@ -1,0 +1,238 @@
+//! Named values of a node that administrators compute: functions and executables, evaluated on each update.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use futures::future::join_all;
+use sallyport_ops::Tasks;
+use serde_json::{Map, Value};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::{debug, info_span};
+
+use crate::executable::Executable;
+use crate::host::Host;
+use crate::script::{Moment, Script, ScriptError};
+use crate::scripts::Scripts;
+
+/// Most metrics of a node.
+pub const MOST_METRICS: usize = 64;
+
+/// An update waits so long for the metrics that are quick.
+pub const GRACE: Duration = Duration::from_millis(300);
+
+/// How a metric is computed. Both forms get the input of the update; a function may call `run` and `processes` too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Metric {
+    /// A JavaScript function that returns a JSON value.
+    Function(Script),
+    /// A program that writes a JSON value.
+    Executable(Executable),
+}
+
+impl Metric {
+    /// Its name, which is its key in the server object's `metrics`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Function(script) => &script.name,
+            Self::Executable(executable) => &executable.name,
+        }
+    }
+}
+
+/// What is known of a metric.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Its name.
+    pub name: String,
+    /// The last value that was computed, and when. `None` until there is one.
+    pub value: Option<(Value, SystemTime)>,
+    /// The value is older than the last update: the metric fails, or has not ended yet.
+    pub stale: bool,
+    /// What it fails with, and since when, if it does.
+    pub failing: Option<(ScriptError, SystemTime)>,
+}
+
+/// A list of metrics that cannot be evaluated.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MetricsError {
+    /// Two have the same name.
+    #[error("two metrics are called `{0}`")]
+    Twice(String),
+    /// Too many.
+    #[error("{0} metrics, at most {MOST_METRICS} are allowed")]
+    TooMany(usize),
+}
+
+/// Evaluates the metrics of this node.
+///
+/// A metric that fails or is slow harms no other and never an update: its last value stays, marked stale, and its
+/// error is shown. One that has not ended is not started again.
+#[derive(Debug)]
+pub struct Metrics {
+    scripts: Scripts,
+    host: Arc<Host>,
+    tasks: Tasks,
+    gauges: Mutex<Vec<Arc<Gauge>>>,
+}
+
+#[derive(Debug)]
+struct Gauge {
+    metric: Metric,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    runs: bool,
+    fresh: bool,
+    value: Option<(Value, SystemTime)>,
+    failing: Option<(ScriptError, SystemTime)>,
+}
+
+impl Metrics {
+    /// No metrics yet. `scripts` should serve nothing else, because functions that wait for programs hold a worker.
+    #[must_use]
+    pub fn new(scripts: Scripts, host: Arc<Host>, tasks: Tasks) -> Self {
+        Self {
+            scripts,
+            host,
+            tasks,
+            gauges: Mutex::default(),
+        }
+    }
+
+    /// From now on `metrics` are evaluated; those that are the same as before keep their last value.
+    ///
+    /// # Errors
+    /// [`MetricsError`]; nothing has changed then.
+    pub fn set(&self, metrics: Vec<Metric>) -> Result<(), MetricsError> {
+        if metrics.len() > MOST_METRICS {
+            return Err(MetricsError::TooMany(metrics.len()));
+        }
+        let mut gauges = lock(&self.gauges);
+        let mut new: Vec<Arc<Gauge>> = Vec::with_capacity(metrics.len());
+        for metric in metrics {
+            if new.iter().any(|gauge| gauge.metric.name() == metric.name()) {
+                return Err(MetricsError::Twice(metric.name().to_owned()));
+            }
+            let known = gauges.iter().find(|gauge| gauge.metric == metric);
+            new.push(known.map_or_else(|| Arc::new(Gauge::new(metric)), Arc::clone));
+        }
+        *gauges = new;
+        Ok(())
+    }
+
+    /// Evaluates all metrics with `input`, waits up to [`GRACE`] for them and returns what is known then.
+    pub async fn update(&self, input: &Value) -> Vec<Reading> {
+        let gauges = lock(&self.gauges).clone();
+        let input = Arc::new(input.clone());
+        let started = gauges.iter().filter_map(|gauge| self.start(gauge, &input));
+        // those that are late come with the next update
+        let _late = timeout(GRACE, join_all(started)).await;
+        self.readings()
+    }
+
+    /// What is known now.
+    #[must_use]
+    pub fn readings(&self) -> Vec<Reading> {
+        lock(&self.gauges)
+            .iter()
+            .map(|gauge| gauge.reading())
+            .collect()
+    }
+
+    /// Starts an evaluation unless one still runs. What is returned ends with it.
+    fn start(&self, gauge: &Arc<Gauge>, input: &Arc<Value>) -> Option<oneshot::Receiver<()>> {
+        let running = Running::begin(gauge)?;
+        let (end, ended) = oneshot::channel();
+        let (scripts, host, input) = (self.scripts.clone(), self.host.clone(), input.clone());
+        let span = info_span!("metric", name = running.0.metric.name());
+        self.tasks.spawn(span, async move {
+            let computed = match &running.0.metric {
+                Metric::Function(script) => scripts
+                    .call(script, &input, Moment::now(), Some(&host))
+                    .await
+                    .map(|called| called.value),
+                Metric::Executable(executable) => executable.call(&input).await,
+            };
+            running.0.note(computed);
+            drop(running);
+            drop(end);
+        });
+        Some(ended)
+    }
+}
+
+/// The `metrics` of a server object: every metric that has a value, by name.
+#[must_use]
+pub fn values(readings: &[Reading]) -> Map<String, Value> {
+    let entry = |reading: &Reading| {
+        let (value, _at) = reading.value.as_ref()?;
+        Some((reading.name.clone(), value.clone()))
+    };
+    readings.iter().filter_map(entry).collect()
+}
+
+/// An evaluation under way, over when this is dropped.
+struct Running(Arc<Gauge>);
+
+impl Running {
+    fn begin(gauge: &Arc<Gauge>) -> Option<Self> {
+        let mut state = lock(&gauge.state);
+        state.fresh = false;
+        if state.runs {
+            return None;
+        }
+        state.runs = true;
+        drop(state);
+        Some(Self(Arc::clone(gauge)))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        lock(&self.0.state).runs = false;
+    }
+}
+
+impl Gauge {
+    fn new(metric: Metric) -> Self {
+        Self {
+            metric,
+            state: Mutex::default(),
+        }
+    }
+
+    fn note(&self, computed: Result<Value, ScriptError>) {
+        let now = SystemTime::now();
+        let mut state = lock(&self.state);
+        match computed {
+            Ok(value) => {
+                state.value = Some((value, now));
+                state.fresh = true;
+                state.failing = None;
+            }
+            Err(error) => {
+                debug!(%error, "a metric fails");
+                let since = state.failing.take().map_or(now, |(_, since)| since);
+                state.failing = Some((error, since));
+            }
+        }
+    }
+
+    fn reading(&self) -> Reading {
+        let state = lock(&self.state);
+        Reading {
+            name: self.metric.name().to_owned(),
+            value: state.value.clone(),
+            stale: !state.fresh,
+            failing: state.failing.clone(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
