@@ -56,7 +56,7 @@ enum Command {
     Servers(Listing),
     /// Show or edit what the site says about this node, for load-balancing scripts.
     ///
-    /// It begins as [static_data] of relay.toml. What is edited is kept in the state directory and used at once.
+    /// It begins as the table static_data of relay.toml. What is edited is kept in the state directory and used at once.
     StaticData(StaticDataArgs),
     /// Show or change what is switched on and off on this node; it stays so over restarts.
     Set(SetArgs),
