@@ -6,7 +6,7 @@ use rustls::client::Resumption;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};
 
-use crate::pinned::PinnedVerifier;
+use crate::pinned::KeyVerifier;
 use crate::provider::provider;
 use crate::server::owned;
 use crate::{CertError, Trust};
@@ -44,7 +44,11 @@ fn config(
     Ok(match trust {
         Trust::Pins(pins) => builder
             .dangerous()
-            .with_custom_certificate_verifier(PinnedVerifier::new(pins.clone()))
+            .with_custom_certificate_verifier(KeyVerifier::pinned(pins.clone()))
+            .with_no_client_auth(),
+        Trust::ProvenLater => builder
+            .dangerous()
+            .with_custom_certificate_verifier(KeyVerifier::any())
             .with_no_client_auth(),
         Trust::Roots(roots) => builder
             .with_root_certificates(Arc::clone(roots))

@@ -75,15 +75,25 @@ fn inner<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e (dyn StdError + 
     }
 }
 
-/// Trusts a key, not a certificate: see [`Trust::Pins`](crate::Trust::Pins).
+/// Trusts a key, not a certificate: see [`Trust::Pins`](crate::Trust::Pins) and
+/// [`Trust::ProvenLater`](crate::Trust::ProvenLater).
 #[derive(Debug)]
-pub(crate) struct PinnedVerifier {
-    pins: Vec<Pin>,
+pub(crate) struct KeyVerifier {
+    /// The keys that are trusted; none for any.
+    pins: Option<Vec<Pin>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl PinnedVerifier {
-    pub(crate) fn new(pins: Vec<Pin>) -> Arc<Self> {
+impl KeyVerifier {
+    pub(crate) fn pinned(pins: Vec<Pin>) -> Arc<Self> {
+        Self::new(Some(pins))
+    }
+
+    pub(crate) fn any() -> Arc<Self> {
+        Self::new(None)
+    }
+
+    fn new(pins: Option<Vec<Pin>>) -> Arc<Self> {
         Arc::new(Self {
             pins,
             algorithms: provider().signature_verification_algorithms,
@@ -91,14 +101,13 @@ impl PinnedVerifier {
     }
 
     /// Looks at every pin, so that the time does not tell which one it was.
-    fn knows(&self, seen: &Pin) -> bool {
-        self.pins
-            .iter()
+    fn knows(pins: &[Pin], seen: &Pin) -> bool {
+        pins.iter()
             .fold(false, |known, pin| pin.matches(seen) | known)
     }
 }
 
-impl ServerCertVerifier for PinnedVerifier {
+impl ServerCertVerifier for KeyVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -108,10 +117,13 @@ impl ServerCertVerifier for PinnedVerifier {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let seen = Pin::of(end_entity).map_err(|_| CertificateError::BadEncoding)?;
-        if self.knows(&seen) {
+        let Some(pins) = self.pins.as_deref() else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        if Self::knows(pins, &seen) {
             return Ok(ServerCertVerified::assertion());
         }
-        let expected = self.pins.clone();
+        let expected = pins.to_vec();
         let mismatch = OtherError(Arc::new(PinMismatch { expected, seen }));
         Err(CertificateError::Other(mismatch).into())
     }

@@ -17,6 +17,9 @@ pub enum Trust {
     /// It holds the private key behind one of these pins. The certificate around that key is not
     /// looked at: neither its name nor its expiry nor who signed it. No pin trusts nobody.
     Pins(Vec<Pin>),
+    /// It holds the private key of whatever certificate it shows. For a connection on which the server proves by other
+    /// means who it is, bound to the keying material of that connection, before it is told or believed anything.
+    ProvenLater,
     /// Its certificate is valid now, for the name asked for, and signed by one of these
     /// authorities (RFC 5280, RFC 9525).
     Roots(Arc<RootCertStore>),
@@ -48,6 +51,7 @@ impl Trust {
     #[must_use]
     pub fn accepts(&self, identity: &Identity, name: &ServerName<'_>, now: UnixTime) -> bool {
         match self {
+            Self::ProvenLater => true,
             Self::Pins(pins) => identity
                 .pin()
                 .is_ok_and(|seen| pins.iter().any(|pin| pin.matches(&seen))),

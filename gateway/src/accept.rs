@@ -8,6 +8,7 @@ use sallyport_edge::ClientInfo;
 use sallyport_edge::establish::{EstablishError, Established, ProxyHeader, Rules, establish};
 use sallyport_edge::front::Front;
 use sallyport_edge::host::HostError;
+use sallyport_edge::newcomers::{Newcomer, Newcomers};
 use sallyport_edge::route::Sites;
 use sallyport_link::gate::accept_tls;
 use sallyport_link::{AcceptError, Settings, Tunnel};
@@ -23,7 +24,6 @@ use crate::arrive::Visitor;
 use crate::carry::{Caller, carry};
 use crate::config::Config;
 use crate::hub::Hub;
-use crate::newcomers::{Newcomer, Newcomers};
 use crate::open::Tunnels;
 
 /// TLS of the public port.
@@ -284,7 +284,7 @@ fn rules(config: &Config, tls: &Tls) -> Rules {
     Rules {
         tunnel: Some(Arc::clone(&tls.tunnel)),
         data: config.promotion.most > 0,
-        front: Arc::clone(&tls.front),
+        front: Some(Arc::clone(&tls.front)),
         passthrough: Arc::new(move |name| names.iter().any(|known| known == name)),
         answers: Arc::new(move |name| {
             name == own

@@ -276,6 +276,7 @@ impl Hub {
             max_streams: u32::try_from(config.tunnels.streams).unwrap_or(u32::MAX),
             tunnels: 0,
             software: env!("CARGO_PKG_VERSION").to_owned(),
+            identity: None,
         }
     }
 }

@@ -13,7 +13,6 @@ pub mod serve;
 pub mod reload;
 pub mod accept;
 pub mod quic;
-pub mod newcomers;
 pub mod tcp;
 pub mod udp;
 pub mod carry;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use quinn::{Endpoint, Incoming};
+use sallyport_edge::newcomers::Newcomers;
 use sallyport_link::Settings;
 use sallyport_link::gate::accept_quic;
 use sallyport_ops::Tasks;
@@ -11,7 +12,6 @@ use tracing::{debug, info_span};
 
 use crate::arrive::Visitor;
 use crate::hub::Hub;
-use crate::newcomers::Newcomers;
 
 /// What serving one endpoint needs.
 #[derive(Debug, Clone)]

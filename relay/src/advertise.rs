@@ -1,22 +1,68 @@
 //! What this relay offers to a gateway, and what became of an offer.
 
-use sallyport_wire::Code;
+use prost::Message as _;
 use sallyport_wire::message::{Advertise, Advertised, Offer};
+use sallyport_wire::{Code, MAX_CONTROL};
+use tracing::warn;
 
+use crate::directory::MAX_OFFERS;
 use crate::sessions::{Session, Sessions};
 
-/// All sessions of the node as one advertisement, which replaces the one before as a whole.
+/// Room in a message for what stands around its offers.
+const AROUND: usize = 64;
+
+/// All sessions of the node as one advertisement, which replaces the one before as a whole, and as many of `others`, which
+/// other nodes have, as fit into it.
 #[must_use]
-pub fn offers(sessions: &Sessions, revision: u64, draining: bool) -> Advertise {
+pub fn offers(sessions: &Sessions, others: Vec<Offer>, revision: u64, draining: bool) -> Advertise {
     let leaves = sessions.is_draining();
     let home = sessions.iter().map(|session| offer(session, leaves));
-    let home = home.collect();
+    let home: Vec<Offer> = home.collect();
+    let via = fitting(sessions, &home, others);
     Advertise {
         revision,
         home,
-        via: Vec::new(),
+        via,
         draining,
     }
+}
+
+/// As many of `others` as fit into a message beside `home`.
+fn fitting(sessions: &Sessions, home: &[Offer], others: Vec<Offer>) -> Vec<Offer> {
+    let mut room = MAX_CONTROL.saturating_sub(AROUND);
+    let taken: usize = home.iter().map(size).sum();
+    room = room.saturating_sub(taken);
+    let mut most = MAX_OFFERS.saturating_sub(home.len());
+    let mut left_out = 0_usize;
+    let mut via = Vec::new();
+    for other in others {
+        if sessions.iter().any(|own| own.id().as_str() == other.id) {
+            continue;
+        }
+        let size = size(&other);
+        if size > room || most == 0 {
+            left_out = left_out.saturating_add(1);
+            continue;
+        }
+        room = room.saturating_sub(size);
+        most = most.saturating_sub(1);
+        via.push(other);
+    }
+    if left_out > 0 {
+        warn!(
+            left_out,
+            "not all sessions of other nodes fit into one message: these are not offered to gateways"
+        );
+    }
+    via
+}
+
+/// Bytes that an offer takes in a message, its field and length included.
+fn size(offer: &Offer) -> usize {
+    let bytes = offer.encoded_len();
+    bytes
+        .saturating_add(prost::length_delimiter_len(bytes))
+        .saturating_add(1)
 }
 
 /// The sessions that were not taken, with the reason.
@@ -55,6 +101,7 @@ fn offer(session: &Session, leaves: bool) -> Offer {
         anonymous: config.anonymous(),
         blind: config.blind(),
         answer_within: config.answer_within,
+        node: String::new(),
     }
 }
 
@@ -62,7 +109,7 @@ fn offer(session: &Session, leaves: bool) -> Offer {
 mod tests {
     use std::path::Path;
 
-    use sallyport_wire::message::Protocol;
+    use sallyport_wire::message::{Control, ControlKind, Protocol};
 
     use super::*;
     use crate::config::Config;
@@ -77,7 +124,7 @@ mod tests {
         let b = sessions.locate(&"b".parse().expect("an id")).expect("here");
         sessions.set_down(b, true);
 
-        let said = offers(&sessions, 3, true);
+        let said = offers(&sessions, Vec::new(), 3, true);
 
         assert_eq!((said.revision, said.draining), (3, true));
         let a = &said.home[0];
@@ -102,7 +149,7 @@ mod tests {
         let config = Config::parse(&text, Path::new("relay.toml")).expect("loads");
         let sessions = Sessions::new(config.sessions.into_iter().map(|s| Session::new(s, None)));
         let weights = || {
-            let said = offers(&sessions, 1, false);
+            let said = offers(&sessions, Vec::new(), 1, false);
             [said.home[0].weight, said.home[1].weight]
         };
 
@@ -110,5 +157,27 @@ mod tests {
         assert_eq!(weights(), [0, 100]);
         assert!(sessions.set_draining(false));
         assert_eq!(weights(), [100, 100]);
+    }
+
+    #[test]
+    fn sessions_of_other_nodes_are_offered_as_far_as_they_fit() {
+        let text = "node = \"n\"\n[[session]]\nid = \"own\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:1\"\n";
+        let config = Config::parse(text, Path::new("relay.toml")).expect("loads");
+        let sessions = Sessions::new(config.sessions.into_iter().map(|s| Session::new(s, None)));
+        let other = |id: &str| Offer {
+            id: id.to_owned(),
+            node: "another-node.cluster.example.org".to_owned(),
+            ..Offer::default()
+        };
+
+        let said = offers(&sessions, vec![other("own"), other("desk")], 1, false);
+        let via: Vec<_> = said.via.iter().map(|offer| offer.id.as_str()).collect();
+        assert_eq!((said.home.len(), via), (1, vec!["desk"]));
+
+        let many = (0..MAX_OFFERS).map(|n| other(&format!("session-with-a-name-{n}")));
+        let said = offers(&sessions, many.collect(), u64::MAX, true);
+        let kind = Some(ControlKind::Advertise(said));
+        let bytes = Control { kind }.encoded_len();
+        assert!(bytes <= MAX_CONTROL && bytes > MAX_CONTROL - 200, "{bytes}");
     }
 }

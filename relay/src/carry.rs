@@ -92,6 +92,16 @@ impl Carrier {
         session: &mut B,
     ) {
         let entry = self.enter(admitted);
+        self.join(client, session, &entry).await;
+    }
+
+    /// Joins two streams that are listed already.
+    pub(crate) async fn join<A: Duplex, B: Duplex>(
+        &self,
+        client: &mut A,
+        session: &mut B,
+        entry: &Entry,
+    ) {
         let started = Instant::now();
         let ended = sallyport_splice::run(client, session, &self.splice, entry.meter()).await;
         log_end(&ended, started);
@@ -127,13 +137,19 @@ impl Carrier {
 
     /// Lists a stream until the entry is dropped.
     pub(crate) fn enter(&self, admitted: &Admitted) -> Entry {
+        self.enter_onward(&admitted.request, &self.node, &admitted.tunnel)
+    }
+
+    /// As [`Self::enter`], for a session of any node.
+    pub(crate) fn enter_onward(&self, request: &Request, node: &NodeName, from: &Tunnel) -> Entry {
+        let session = request.session.as_ref();
         self.ledger.open(Live {
-            id: admitted.request.request_id.clone(),
-            session: admitted.session.id().to_string(),
-            node: self.node.to_string(),
-            client: client(&admitted.request),
-            kind: kind_word(admitted.request.kind),
-            transport: admitted.tunnel.transport().word(),
+            id: request.request_id.clone(),
+            session: session.map(ToString::to_string).unwrap_or_default(),
+            node: node.to_string(),
+            client: client(request),
+            kind: kind_word(request.kind),
+            transport: from.transport().word(),
             since: SystemTime::now(),
         })
     }

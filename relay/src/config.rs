@@ -3,6 +3,7 @@
 
 mod faults;
 mod limits;
+mod peer;
 mod raw;
 mod session;
 mod static_data;
@@ -21,6 +22,7 @@ use sallyport_wire::NodeName;
 
 pub use faults::{Fault, FaultList};
 pub use limits::Limits;
+pub use peer::{MAX_PEERS, PeerConfig};
 pub use session::{Access, HealthCheck, ProxyVersion, SessionConfig, TlsFiles};
 pub use target::{Host, Target};
 
@@ -69,6 +71,10 @@ pub struct Config {
     pub log: Log,
     /// Every bound.
     pub limits: Limits,
+    /// Address of the port for other nodes; none keeps it shut.
+    pub direct: Option<SocketAddr>,
+    /// Other nodes to keep a tunnel to, in the order of the file.
+    pub peers: Vec<PeerConfig>,
     /// The sessions, in the order of the file.
     pub sessions: Vec<SessionConfig>,
 }
@@ -129,6 +135,7 @@ impl Config {
             .static_data
             .map(|table| static_data::check(table, faults));
         let limits = raw.limits.check(faults);
+        let peers = peer::check(raw.peer, node.as_ref(), faults);
         let sessions = sessions(raw.session, faults);
         Some(Self {
             path: faults.path().to_owned(),
@@ -149,6 +156,8 @@ impl Config {
             admin,
             log: raw.log,
             limits,
+            direct: raw.direct.listen,
+            peers,
             sessions,
         })
     }

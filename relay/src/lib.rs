@@ -1,17 +1,19 @@
 //! The relay: dials out to gateways and reaches the sessions of its node.
 //!
 //! Modules stand in reading order, and each uses only modules below it: `cli` says what a person may ask for,
-//! `run` wires a relay together, `gateways`, `keeper` and `tend` hold the tunnels, and `streams` to `head` are
-//! the way of one stream from its tunnel to its session.
+//! `run` wires a relay together, `peers` holds the tunnels of other nodes, `gateways`, `keeper` and `tend` those of
+//! gateways, and `streams` to `head` are the way of one stream from its tunnel to its session.
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod cluster_key;
 pub mod doctor;
 pub mod run;
+pub mod direct;
 pub mod status;
 pub mod servers;
 pub mod local;
+pub mod peers;
 pub mod gateways;
 pub mod keeper;
 pub mod tend;
@@ -19,11 +21,15 @@ pub mod lanes;
 pub mod outfit;
 pub mod wanted;
 pub mod board;
+pub mod credentials;
+pub mod rotation;
 pub mod advertise;
 pub mod streams;
 pub mod probe;
 pub mod terminate;
 mod carry;
+pub mod hop;
+pub mod directory;
 pub mod promote;
 pub mod access;
 pub mod vnc;

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use sallyport_link::identity::{IdentityError, next_generation};
 use sallyport_link::proxy::{ProxyRules, ProxyUrlError};
-use sallyport_link::{Choice, Dialer, NodeIdentity, Settings, backoff};
+use sallyport_link::{Choice, Dialer, KeyFileError, NodeIdentity, Settings, backoff};
 use sallyport_node::settings::SettingsError;
 use sallyport_ops::{Admin, Metrics, Ready, Signal, Signals, Tasks, places, privileges};
 use sallyport_wire::message::DATA;
@@ -20,10 +20,13 @@ use tracing::{error, info, info_span, warn};
 use crate::board::{Board, TUNNELS};
 use crate::certificates::{self, Served, TlsError};
 use crate::config::Config;
+use crate::credentials::Credentials;
+use crate::direct::{self, DirectError};
 use crate::gateways::{self, Files};
 use crate::health;
 use crate::local::{self, Local};
 use crate::outfit::{Outfit, Person};
+use crate::peers::Peers;
 use crate::servers::{self, Describer};
 use crate::sessions::Sessions;
 use crate::status;
@@ -53,6 +56,12 @@ pub enum StartError {
     /// Settings that were kept.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The file of the cluster keys is there and cannot be used.
+    #[error(transparent)]
+    ClusterKeys(#[from] KeyFileError),
+    /// The port for other nodes.
+    #[error(transparent)]
+    Direct(#[from] DirectError),
     /// The state directory.
     #[error("cannot make the state directory {}: {cause}; make it, or name another with SALLYPORT_STATE_DIR", path.display())]
     State {
@@ -91,7 +100,10 @@ impl StartError {
     pub const fn is_config(&self) -> bool {
         !matches!(
             self,
-            Self::AdminSocket { .. } | Self::AdminAddress { .. } | Self::Signals(_)
+            Self::AdminSocket { .. }
+                | Self::AdminAddress { .. }
+                | Self::Direct(_)
+                | Self::Signals(_)
         )
     }
 }
@@ -157,12 +169,40 @@ fn start(config: &Config, owners: &Owners) -> Result<(Arc<Outfit>, Vec<Served>),
         local,
         groups: config.groups.clone(),
     };
-    admin(config, &describer, Admin::new(metrics, ready), owners)?;
+    let peers = peers(config, &outfit, owners)?;
+    let admin = Admin::new(metrics, ready);
+    serve_admin(config, (&describer, &peers), admin, owners)?;
     info!(node = %outfit.person.node, id = %outfit.person.identity.id(), generation = outfit.person.generation, sessions = sessions.len(), "relay started");
     health::watch(&sessions, &config.limits, &owners.background);
+    peers.start(&owners.all);
+    if let Some(address) = config.direct {
+        let (links, listeners) = (owners.all.child(), &owners.background);
+        direct::open(
+            address,
+            peers,
+            (&config.limits, settings(config)),
+            links,
+            listeners,
+        )?;
+    }
     let following = gateways::follow(files, Arc::clone(&outfit), owners.tunnels.clone());
     owners.background.spawn(info_span!("gateways"), following);
     Ok((outfit, served))
+}
+
+/// The other nodes, as the configuration names them.
+fn peers(config: &Config, outfit: &Arc<Outfit>, owners: &Owners) -> Result<Arc<Peers>, StartError> {
+    let credentials = Credentials::open(&config.node, &config.cluster_keys)?;
+    let named = config.peers.clone();
+    let tasks = (owners.tunnels.clone(), owners.all.child());
+    let outfit = Arc::clone(outfit);
+    Ok(Peers::new(
+        outfit,
+        credentials,
+        named,
+        settings(config),
+        tasks,
+    ))
 }
 
 /// At start a file that is there must be usable: a mistake is told now, not in a log line later.
@@ -186,8 +226,7 @@ fn outfit(
     let most = config.limits.streams_per_tunnel.saturating_add(HEADROOM);
     let settings = Settings {
         accept: usize::try_from(most).unwrap_or(usize::MAX),
-        congestion: config.congestion,
-        ..Settings::relay()
+        ..settings(config)
     };
     Ok(Arc::new(Outfit {
         person: Person {
@@ -206,6 +245,14 @@ fn outfit(
         board,
         leaving: CancellationToken::new(),
     }))
+}
+
+/// What all tunnels of this relay have in common.
+fn settings(config: &Config) -> Settings {
+    Settings {
+        congestion: config.congestion,
+        ..Settings::relay()
+    }
 }
 
 /// A relay that keeps to QUIC dials nothing over TCP.
@@ -240,15 +287,15 @@ pub fn proxies(config: &Config) -> Result<ProxyRules, ProxyUrlError> {
     }
 }
 
-fn admin(
+fn serve_admin(
     config: &Config,
-    describer: &Describer,
+    (describer, peers): (&Describer, &Arc<Peers>),
     admin: Admin,
     owners: &Owners,
 ) -> Result<(), StartError> {
     let admin = local::routes(admin, &describer.outfit, &describer.local);
     let admin = servers::route(admin, describer.clone());
-    let admin = Arc::new(status::route(admin, describer.clone()));
+    let admin = Arc::new(status::route(admin, describer.clone(), Arc::clone(peers)));
     let path = places::admin_socket("relay", &config.path);
     let served = admin.serve_unix(&path, &owners.all);
     served.map_err(|cause| StartError::AdminSocket { path, cause })?;

@@ -1,6 +1,7 @@
 //! What a running relay says about itself, and how a person reads it.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use http::Method;
 use sallyport_node::Settings;
@@ -8,14 +9,16 @@ use sallyport_ops::{Admin, Table};
 use serde_json::{Value, json};
 
 use crate::config::Access;
+use crate::peers::Peers;
 use crate::servers::{Describer, switch};
 use crate::sessions::Session;
 
 /// Adds `GET /status`.
 #[must_use]
-pub fn route(admin: Admin, describer: Describer) -> Admin {
+pub fn route(admin: Admin, describer: Describer, peers: Arc<Peers>) -> Admin {
     admin.route(Method::GET, "/status", move |_request| {
-        let status = show(&describer);
+        let mut status = show(&describer);
+        status["peers"] = peers.show();
         Box::pin(async move { Ok(status) })
     })
 }
@@ -107,6 +110,11 @@ pub fn text(status: &Value) -> String {
             );
         }
     }
+    text + &tables(status)
+}
+
+fn tables(status: &Value) -> String {
+    let mut text = String::new();
     let tunnels = [
         "gateway",
         "id",
@@ -121,12 +129,21 @@ pub fn text(status: &Value) -> String {
     let sessions = [
         "id", "protocol", "target", "access", "pool", "down", "served",
     ];
-    let _infallible = write!(
-        text,
-        "\n{}\n{}",
-        table(status, "tunnels", &tunnels),
-        table(status, "sessions", &sessions)
-    );
+    let peers = [
+        "node",
+        "direction",
+        "remote",
+        "kid",
+        "seconds",
+        "rtt_ms",
+        "streams",
+        "cause",
+    ];
+    let _infallible = write!(text, "\n{}", table(status, "tunnels", &tunnels));
+    if list(status, "peers").next().is_some() {
+        let _infallible = write!(text, "\n{}", table(status, "peers", &peers));
+    }
+    let _infallible = write!(text, "\n{}", table(status, "sessions", &sessions));
     text
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sallyport_link::{Incoming, Tunnel, TunnelStream};
 use sallyport_ops::Tasks;
 use sallyport_ops::metrics::{Counter, Family, Metrics};
-use sallyport_splice::{Ledger, Meter};
+use sallyport_splice::{Entry, Ledger, Meter};
 use sallyport_wire::message::{Head, Kind};
 use sallyport_wire::{Code, NodeName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,14 +15,39 @@ use crate::access::{self, Passage};
 use crate::carry::{Admitted, Carrier};
 use crate::config::Limits;
 use crate::head::Request;
+use crate::hop::Hop;
 use crate::promote::{Invitations, Promotions};
 use crate::sessions::{Session, Sessions};
 use crate::{carry, probe, terminate, udp};
 
-/// Carries streams to the sessions of this node.
+/// The tunnel that streams come from, and what belongs to it.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The tunnel.
+    pub tunnel: Tunnel,
+    /// The data connections of its streams.
+    pub invitations: Arc<Invitations>,
+    /// Owner of its streams.
+    pub tasks: Tasks,
+    /// Whether a stream may go on to another node: not one that came from another node already.
+    pub hops: bool,
+}
+
+/// Where a stream goes.
+enum Way {
+    /// Nowhere: it is a probe.
+    Probe,
+    /// To a session of this node.
+    Here(Request, Arc<Session>, Passage),
+    /// To another node, which decides on it.
+    There(Request, NodeName),
+}
+
+/// Carries streams to the sessions of this node, and on to other nodes.
 #[derive(Debug)]
 pub struct Streams {
     sessions: Arc<Sessions>,
+    hop: Hop,
     carrier: Arc<Carrier>,
     promotions: Arc<Promotions>,
     total: Arc<Semaphore>,
@@ -39,6 +64,7 @@ impl Streams {
             |limit: u32| Arc::new(Semaphore::new(usize::try_from(limit).unwrap_or(usize::MAX)));
         Self {
             sessions,
+            hop: Hop::default(),
             total: count(limits.streams),
             flows: count(limits.udp_flows),
             opened: metrics.register(
@@ -62,6 +88,12 @@ impl Streams {
         &self.sessions
     }
 
+    /// The ways to other nodes.
+    #[must_use]
+    pub const fn hop(&self) -> &Hop {
+        &self.hop
+    }
+
     /// The data connections of all tunnels.
     #[must_use]
     pub const fn promotions(&self) -> &Arc<Promotions> {
@@ -74,16 +106,11 @@ impl Streams {
         self.carrier.ledger()
     }
 
-    /// Serves the streams of a tunnel until it is closed; each runs in `tasks`.
-    pub async fn serve(
-        self: Arc<Self>,
-        tunnel: Tunnel,
-        invitations: Arc<Invitations>,
-        tasks: Tasks,
-    ) {
+    /// Serves the streams of a tunnel until it is closed; each is a task of its own.
+    pub async fn serve(self: Arc<Self>, source: Source) {
         let most = usize::try_from(self.carrier.limits().streams_per_tunnel).unwrap_or(usize::MAX);
         let own = Arc::new(Semaphore::new(most));
-        while let Some(incoming) = tunnel.accept().await {
+        while let Some(incoming) = source.tunnel.accept().await {
             let slot = self.slot(&own);
             let span = info_span!(
                 "stream",
@@ -91,9 +118,8 @@ impl Streams {
                 session = field::Empty,
                 kind = field::Empty
             );
-            let of = (tunnel.clone(), Arc::clone(&invitations), tasks.clone());
-            let task = Arc::clone(&self).stream(incoming, slot, of);
-            tasks.spawn(span, task);
+            let task = Arc::clone(&self).stream(incoming, slot, source.clone());
+            source.tasks.spawn(span, task);
         }
     }
 
@@ -107,7 +133,7 @@ impl Streams {
         self: Arc<Self>,
         incoming: Incoming,
         slot: Option<[OwnedSemaphorePermit; 2]>,
-        (tunnel, invitations, tasks): (Tunnel, Arc<Invitations>, Tasks),
+        source: Source,
     ) {
         let (head, stream) = match incoming.head(self.carrier.limits().head).await {
             Ok(read) => read,
@@ -118,20 +144,24 @@ impl Streams {
             debug!("as many streams as there may be");
             return self.refuse(stream, Code::Limit).await;
         }
-        match self.admit(&head) {
-            Ok(None) => {
+        match self.admit(&head, source.hops) {
+            Ok(Way::Probe) => {
                 let mut stream = stream;
                 stream.accept();
                 let echoed = probe::echo(&mut stream).await;
                 trace!(bytes = echoed.unwrap_or_default(), "probe answered");
             }
-            Ok(Some((request, session, passage))) => {
+            Ok(Way::There(request, node)) => {
+                let onward = (&request, &node, head);
+                Box::pin(self.pass_on(onward, stream, &source.tunnel)).await;
+            }
+            Ok(Way::Here(request, session, passage)) => {
                 let admitted = Admitted {
                     request,
                     session,
-                    tunnel,
-                    tasks,
-                    invitations,
+                    tunnel: source.tunnel,
+                    tasks: source.tasks,
+                    invitations: source.invitations,
                 };
                 Box::pin(self.carry(admitted, passage, stream)).await;
             }
@@ -140,17 +170,24 @@ impl Streams {
         drop(slot);
     }
 
-    /// Everything that is decided about a stream before anything is done for it. `None` is a probe.
-    fn admit(&self, head: &Head) -> Result<Option<(Request, Arc<Session>, Passage)>, Code> {
+    /// Everything that is decided about a stream before anything is done for it.
+    fn admit(&self, head: &Head, hops: bool) -> Result<Way, Code> {
         let request = Request::read(head).inspect_err(|code| debug!(%code, "a malformed head"))?;
         let span = Span::current();
         span.record("request", &request.request_id);
         let Some(id) = &request.session else {
-            return Ok(None);
+            return Ok(Way::Probe);
         };
         span.record("session", id.as_str());
         span.record("kind", carry::kind_word(request.kind));
         let session = self.sessions.locate(id);
+        if session.is_err()
+            && hops
+            && let Some(node) = self.hop.locate(id)
+        {
+            self.count(&request);
+            return Ok(Way::There(request, node));
+        }
         let session = session.inspect_err(
             |code| info!(node = %self.carrier.node(), %code, "no such session here"),
         )?;
@@ -158,10 +195,57 @@ impl Streams {
             |code| info!(node = %self.carrier.node(), %code, client = carry::client(&request), "stream not let in"),
         )?;
         session.count();
+        self.count(&request);
+        Ok(Way::Here(request, Arc::clone(session), passage))
+    }
+
+    fn count(&self, request: &Request) {
         self.opened
             .get_or_create(&vec![("kind", carry::kind_word(request.kind))])
             .inc();
-        Ok(Some((request, Arc::clone(session), passage)))
+    }
+
+    /// Joins a stream to one on the node that has its session.
+    async fn pass_on(
+        &self,
+        (request, node, head): (&Request, &NodeName, Head),
+        mut stream: TunnelStream,
+        tunnel: &Tunnel,
+    ) {
+        let entry = self.carrier.enter_onward(request, node, tunnel);
+        if request.kind == Kind::Udp {
+            return self
+                .pass_on_datagrams((node, head), stream, tunnel, &entry)
+                .await;
+        }
+        match self.hop.open(node, head).await {
+            Ok(mut there) => {
+                stream.accept();
+                self.carrier.join(&mut stream, &mut there, &entry).await;
+            }
+            Err(code) => self.refuse(stream, code).await,
+        }
+    }
+
+    async fn pass_on_datagrams(
+        &self,
+        (node, head): (&NodeName, Head),
+        stream: TunnelStream,
+        tunnel: &Tunnel,
+        entry: &Entry,
+    ) {
+        let Ok(_place) = self.flows.try_acquire() else {
+            debug!("as many flows as there may be");
+            return self.refuse(stream, Code::Limit).await;
+        };
+        let there = match self.hop.open_flow(node, head).await {
+            Ok(there) => there,
+            Err(code) => return self.refuse(stream, code).await,
+        };
+        let here = stream.into_flow(tunnel);
+        let idle = self.carrier.limits().udp_idle;
+        let end = udp::join(&here, &there, idle, entry.meter()).await;
+        debug!(ended_by = end.word(), "flow to another node ended");
     }
 
     async fn carry(

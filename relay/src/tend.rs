@@ -3,14 +3,14 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::future::{Fuse, FusedFuture as _, FutureExt as _};
 use sallyport_link::token::Grant;
 use sallyport_link::{Closed, Tunnel};
 use sallyport_ops::Tasks;
 use sallyport_wire::Code;
-use sallyport_wire::message::{Advertised, Answer, ControlKind, Data, Drain, Rotate};
+use sallyport_wire::message::{Advertised, Answer, ControlKind, Data, Drain};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{Instrument as _, debug, info, info_span, warn};
@@ -20,16 +20,9 @@ use crate::board::Row;
 use crate::lanes::Lanes;
 use crate::outfit::Outfit;
 use crate::promote::Invitations;
+use crate::rotation::Rotation;
+use crate::streams::Source;
 use crate::wanted::Wanted;
-
-/// A live tunnel shows a fresh token this often; the gateway expects one within ten minutes.
-const ROTATE_EVERY: Duration = Duration::from_secs(5 * 60);
-
-/// Two fresh tokens of a tunnel are this far apart at least: a gateway takes less than 10 s for a flood.
-const ROTATE_APART: Duration = Duration::from_secs(15);
-
-/// Keys that a gateway does not know are shown to it again after this time: it may have been given them.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// The gateway takes note of a drain within this time, or the drain goes on without.
 const NOTE_WITHIN: Duration = Duration::from_secs(2);
@@ -79,23 +72,20 @@ pub async fn tend(tended: Tended, outfit: Arc<Outfit>, tasks: Tasks) {
         .tunnel(&tended.url, &tended.tunnel, &tended.kid);
     let streams = Arc::clone(&outfit.streams);
     let invitations = Invitations::new(Arc::clone(streams.promotions()));
-    let accepting = streams.serve(
-        tended.tunnel.clone(),
-        Arc::clone(&invitations),
-        tasks.clone(),
-    );
+    let accepting = streams.serve(Source {
+        tunnel: tended.tunnel.clone(),
+        invitations: Arc::clone(&invitations),
+        tasks: tasks.clone(),
+        hops: true,
+    });
     let tender = Tender {
+        rotation: Rotation::new(tended.kid.clone()),
         tended,
         outfit,
         tasks,
         invitations,
         row,
         revision: 0,
-        rotated: None,
-        turn: 0,
-        shown: None,
-        unknown: None,
-        due: Instant::now() + ROTATE_EVERY,
         ended: Box::pin(Fuse::terminated()),
     };
     tokio::join!(accepting.in_current_span(), tender.run());
@@ -108,15 +98,7 @@ struct Tender {
     invitations: Arc<Invitations>,
     row: Row,
     revision: u64,
-    rotated: Option<Instant>,
-    /// Which of the keys is shown next, counted from the newest.
-    turn: usize,
-    /// The key that was shown and not answered yet.
-    shown: Option<String>,
-    /// The key that the gateway did not know last.
-    unknown: Option<String>,
-    /// When the next fresh token is to be shown.
-    due: Instant,
+    rotation: Rotation,
     /// The end of all streams, once the tunnel drains.
     ended: Pin<Box<Fuse<futures::future::BoxFuture<'static, ()>>>>,
 }
@@ -135,7 +117,11 @@ enum Event {
 
 impl Tender {
     async fn run(mut self) {
-        let mut offers = self.outfit.streams.sessions().changes();
+        let streams = &self.outfit.streams;
+        let mut offers = (
+            streams.sessions().changes(),
+            streams.hop().directory().changes(),
+        );
         self.advertise(false).await;
         loop {
             match self.event(&mut offers).await {
@@ -146,7 +132,10 @@ impl Tender {
     }
 
     /// Waits for the next event, or the end of the tunnel. One that drains already is not drained again.
-    async fn event(&mut self, offers: &mut watch::Receiver<u64>) -> Result<Event, Closed> {
+    async fn event(
+        &mut self,
+        (own, others): &mut (watch::Receiver<u64>, watch::Receiver<u64>),
+    ) -> Result<Event, Closed> {
         let draining = self.is_draining();
         let Tended {
             tunnel,
@@ -158,8 +147,9 @@ impl Tender {
         let event = tokio::select! {
             closed = tunnel.closed() => return Err(closed),
             message = tunnel.control() => Event::Control(message),
-            () = sleep_until(self.due) => Event::RotationDue,
-            Ok(()) = offers.changed() => Event::OffersChanged,
+            () = sleep_until(self.rotation.due()) => Event::RotationDue,
+            Ok(()) = own.changed() => Event::OffersChanged,
+            Ok(()) = others.changed() => Event::OffersChanged,
             wish = wishes.changed(), if !draining => Event::Wish(wish.is_ok()),
             () = lanes.unwanted(*lane), if !draining => Event::LaneUnwanted,
             () = self.outfit.leaving.cancelled(), if !draining => Event::RelayLeaves,
@@ -195,7 +185,9 @@ impl Tender {
 
     async fn advertise(&mut self, draining: bool) {
         self.revision = self.revision.saturating_add(1);
-        let offers = advertise::offers(self.outfit.streams.sessions(), self.revision, draining);
+        let streams = &self.outfit.streams;
+        let others = streams.hop().directory().offers(Instant::now());
+        let offers = advertise::offers(streams.sessions(), others, self.revision, draining);
         send(&self.tended.tunnel, ControlKind::Advertise(offers)).await;
     }
 
@@ -291,92 +283,33 @@ impl Tender {
         }
     }
 
-    /// The files changed: a newer key is shown as soon as may be, so that the older one can be revoked.
+    /// The files changed.
     fn renew(&mut self) {
         let wanted = Arc::clone(&self.tended.wishes.borrow_and_update());
-        self.turn = 0;
-        let kid = wanted
-            .key(&self.outfit.person.node, 0)
-            .map(|key| key.kid.clone());
-        if kid.is_some_and(|kid| kid != self.tended.kid) {
-            let now = Instant::now();
-            self.due = self.rotated.map_or(now, |last| last + ROTATE_APART);
-        }
+        let node = &self.outfit.person.node;
+        self.rotation.renew(&wanted.keys_of(node));
     }
 
     async fn rotate(&mut self) {
-        self.due = Instant::now() + ROTATE_EVERY;
         let wanted = Arc::clone(&self.tended.wishes.borrow());
-        let Some(key) = wanted.key(&self.outfit.person.node, self.turn) else {
-            warn!("no key of the gateway file may be used now; the tunnel keeps its last token");
-            return;
-        };
-        let tunnel = &self.tended.tunnel;
+        let (person, tunnel) = (&self.outfit.person, &self.tended.tunnel);
         let grant = Grant {
-            node: &self.outfit.person.node,
+            node: &person.node,
             audience: &self.tended.url,
             binding: tunnel.binding(),
         };
-        match self
-            .outfit
-            .person
-            .identity
-            .prove(key, &grant, SystemTime::now())
-        {
-            Ok(proof) => {
-                if key.kid != self.tended.kid {
-                    info!(key = %key.kid, "showing the gateway another key");
-                }
-                self.shown = Some(key.kid.clone());
-                self.rotated = Some(Instant::now());
-                send(
-                    &self.tended.tunnel,
-                    ControlKind::Rotate(Rotate {
-                        token: proof.token,
-                        proof: proof.proof,
-                    }),
-                )
-                .await;
-            }
-            Err(cause) => warn!(%cause, "no fresh token could be made"),
+        let keys = wanted.keys_of(&person.node);
+        if let Some(rotate) = self.rotation.next(&keys, &person.identity, &grant) {
+            send(tunnel, ControlKind::Rotate(rotate)).await;
         }
     }
 
-    /// The newest key counts once this gateway took it. Until then the others are shown too, so that the tunnel
-    /// outlives the token that it rests on.
     fn answered(&mut self, answer: &Answer) {
-        let Some(kid) = self.shown.take() else {
-            return;
-        };
-        let Some(refused) = answer.refused else {
-            self.turn = 0;
-            self.unknown = None;
-            self.row.key(&kid);
-            self.tended.kid = kid;
-            return;
-        };
-        let code = Code::from_number(refused.code);
-        if code != Code::Unauthorised {
-            return debug!(%code, "the gateway had no room for a fresh token");
+        let wanted = Arc::clone(&self.tended.wishes.borrow());
+        let keys = wanted.keys_of(&self.outfit.person.node);
+        if self.rotation.answered(answer, &keys) {
+            self.row.key(self.rotation.kid());
         }
-        self.due = Instant::now() + self.next_key();
-        if self.unknown.as_ref() != Some(&kid) {
-            warn!(key = %kid, proven = %self.tended.kid, "the gateway does not know this key yet: add it to the keys of that gateway too, or its tunnels end when the last proof is too old");
-            self.unknown = Some(kid);
-        }
-    }
-
-    /// Moves on to the next key; how long until it is shown.
-    fn next_key(&mut self) -> Duration {
-        let wanted = self.tended.wishes.borrow();
-        let kid = |turn| {
-            let key = wanted.key(&self.outfit.person.node, turn);
-            key.map(|key| &key.kid)
-        };
-        let next = self.turn.saturating_add(1);
-        let all_shown = kid(next) == kid(0);
-        self.turn = if all_shown { 0 } else { next };
-        if all_shown { ASK_AGAIN } else { ROTATE_APART }
     }
 }
 

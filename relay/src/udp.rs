@@ -40,6 +40,8 @@ impl Datagrams for Flow {
 pub enum FlowEnd {
     /// The client's side ended it, or the tunnel went.
     Client,
+    /// The other node ended it.
+    Session,
     /// No datagram went either way for too long.
     Idle,
 }
@@ -50,6 +52,7 @@ impl FlowEnd {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Client => "client",
+            Self::Session => "session",
             Self::Idle => "idle",
         }
     }
@@ -107,6 +110,35 @@ pub async fn carry(
                 meter.add_down(bytes);
             }
             () = sleep_until(ends) => return FlowEnd::Idle,
+        }
+        ends = Instant::now() + idle;
+    }
+}
+
+/// Joins two flows until either ends or nothing came for `idle`.
+pub async fn join(
+    client: &impl Datagrams,
+    session: &impl Datagrams,
+    idle: Duration,
+    meter: &Meter,
+) -> FlowEnd {
+    let mut ends = Instant::now() + idle;
+    loop {
+        let is_up = tokio::select! {
+            datagram = client.recv() => {
+                let Some(datagram) = datagram else { return FlowEnd::Client };
+                meter.add_up(count(&datagram));
+                session.send(datagram).await
+            }
+            datagram = session.recv() => {
+                let Some(datagram) = datagram else { return FlowEnd::Session };
+                meter.add_down(count(&datagram));
+                client.send(datagram).await
+            }
+            () = sleep_until(ends) => return FlowEnd::Idle,
+        };
+        if !is_up {
+            return FlowEnd::Client;
         }
         ends = Instant::now() + idle;
     }
@@ -245,5 +277,31 @@ mod tests {
 
         assert_eq!(end, FlowEnd::Idle);
         assert_eq!(started.elapsed().as_secs(), 60);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_flows_are_joined_until_one_of_them_ends() {
+        let (here, client, mut at_client) = pipe();
+        let (there, session, mut at_session) = pipe();
+        let meter = Meter::new();
+        let talk = async {
+            client.send(Bytes::from_static(b"up")).await.expect("sent");
+            assert_eq!(at_session.recv().await.expect("passed on"), "up");
+            session
+                .send(Bytes::from_static(b"down"))
+                .await
+                .expect("sent");
+            assert_eq!(at_client.recv().await.expect("passed on"), "down");
+            drop(session);
+        };
+        let idle = Duration::from_secs(60);
+        let (end, ()) = tokio::join!(join(&here, &there, idle, &meter), talk);
+        assert_eq!((end, meter.up(), meter.down()), (FlowEnd::Session, 2, 4));
+
+        let (silent, _session, _at_session) = pipe();
+        let started = Instant::now();
+        let end = join(&here, &silent, idle, &Meter::new()).await;
+        assert_eq!((end, started.elapsed()), (FlowEnd::Idle, idle));
+        drop(client);
     }
 }

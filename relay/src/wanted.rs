@@ -6,6 +6,8 @@ use sallyport_link::{GatewayAddress, GatewayFile, Key};
 use sallyport_wire::NodeName;
 use time::OffsetDateTime;
 
+use crate::rotation::Keys;
+
 /// One gateway and the keys that it may be shown: what a keeper works with.
 #[derive(Debug, Clone)]
 pub struct Wanted {
@@ -16,6 +18,12 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// The keys that `node` may be known by.
+    #[must_use]
+    pub const fn keys_of<'k>(&'k self, node: &'k NodeName) -> OfNode<'k> {
+        OfNode { wanted: self, node }
+    }
+
     /// The key that goes with a turn: the newest first, the others after it was refused.
     #[must_use]
     pub fn key(&self, node: &NodeName, turn: usize) -> Option<&Key> {
@@ -34,5 +42,18 @@ impl Wanted {
             && keys(self) == keys(other)
             && pairs().all(|(a, b)| a.kid == b.kid && a.scope == b.scope && a.expires == b.expires)
             && pairs().all(|(a, b)| a.same_material(b))
+    }
+}
+
+/// The keys of a gateway that one node may be known by.
+#[derive(Debug, Clone, Copy)]
+pub struct OfNode<'k> {
+    wanted: &'k Wanted,
+    node: &'k NodeName,
+}
+
+impl Keys for OfNode<'_> {
+    fn key(&self, turn: usize) -> Option<&Key> {
+        self.wanted.key(self.node, turn)
     }
 }

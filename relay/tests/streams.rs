@@ -19,7 +19,7 @@ use sallyport_relay::certificates;
 use sallyport_relay::config::{Config, Limits};
 use sallyport_relay::promote::Invitations;
 use sallyport_relay::sessions::Sessions;
-use sallyport_relay::streams::Streams;
+use sallyport_relay::streams::{Source, Streams};
 use sallyport_wire::message::{Client, Head, Hello, Kind, Refused, Welcome};
 use sallyport_wire::{ALPN, BINDING_LEN, Code, Refusal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -89,7 +89,12 @@ impl Bench {
         let invitations = Invitations::new(Arc::clone(streams.promotions()));
         tasks.spawn(
             Span::none(),
-            streams.serve(relay, invitations, tasks.child()),
+            streams.serve(Source {
+                tunnel: relay,
+                invitations,
+                tasks: tasks.child(),
+                hops: true,
+            }),
         );
         Self {
             gateway,

@@ -9,9 +9,19 @@ use tokio::time::Instant;
 /// Where a session was at home.
 #[derive(Debug)]
 pub(super) struct Lost {
+    /// The node that offered it, which may have been a hop.
     pub(super) node: NodeName,
+    /// The node where it was at home.
+    pub(super) home: NodeName,
     pub(super) cluster: String,
     pub(super) since: Instant,
+}
+
+impl Lost {
+    /// Whether its home itself was lost, rather than a way there that another node told of.
+    pub(super) fn is_home(&self) -> bool {
+        self.node == self.home
+    }
 }
 
 /// Lost homes. Each is forgotten when it is too old; when there are too many, the oldest of the node that lost the
@@ -126,6 +136,7 @@ mod tests {
     fn lose(lost: &mut LostHomes, node: &str, id: &str, since: Instant) {
         let loss = Lost {
             node: name(node),
+            home: name(node),
             cluster: String::new(),
             since,
         };

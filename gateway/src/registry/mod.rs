@@ -238,12 +238,14 @@ impl<T> Registry<T> {
                 self.nodes.remove(node);
             }
         }
-        for (session, (_, place)) in &gone.offers {
+        for (session, (offered, place)) in &gone.offers {
             self.rewrite(session, &gone.member, None);
-            if *place == Place::Home && !self.has_home(session) {
+            if self.is_lost(session, *place, now) {
                 let who = &gone.member.who;
+                let home = offered.home.as_ref().unwrap_or(&who.node);
                 let lost = Lost {
                     node: who.node.clone(),
+                    home: home.clone(),
                     cluster: who.cluster.clone(),
                     since: now,
                 };
@@ -317,7 +319,7 @@ impl<T> Registry<T> {
 
     /// The node that was the session's home until a short while ago.
     pub fn lost_home(&self, session: &SessionId, now: Instant) -> Option<&NodeName> {
-        self.lost.get(session, now).map(|lost| &lost.node)
+        self.lost.get(session, now).map(|lost| &lost.home)
     }
 
     /// Tunnels of a node.
@@ -357,10 +359,17 @@ impl<T> Registry<T> {
         self.by_key.get(kid).copied().unwrap_or_default()
     }
 
-    fn has_home(&self, session: &SessionId) -> bool {
-        self.routes
-            .get(session)
-            .is_some_and(|route| !route.home.is_empty())
+    /// Whether the loss of a way of this kind is to be remembered: of a home if it was the last tunnel there, of a hop if it
+    /// was the last way and nothing better is known.
+    fn is_lost(&self, session: &SessionId, place: Place, now: Instant) -> bool {
+        let route = self.routes.get(session);
+        match place {
+            Place::Home => route.is_none_or(|route| route.home.is_empty()),
+            Place::Via => {
+                let known = self.lost.get(session, now).is_some_and(Lost::is_home);
+                route.is_none() && !known
+            }
+        }
     }
 
     /// A session has one home and one cluster as long as anything of it is alive or missed.
@@ -378,10 +387,24 @@ impl<T> Registry<T> {
         }
         let cluster = route.map(|route| route.cluster.as_str());
         let lost = self.lost.get(&offered.id, now);
-        let is_held = |lost: &Lost| {
-            lost.node != member.who.node && now.duration_since(lost.since) < self.bounds.home_grace
+        let home = match (place, &offered.home) {
+            (Place::Home, None) => &member.who.node,
+            (Place::Via, Some(home)) if *home != member.who.node => home,
+            (Place::Home, Some(_)) | (Place::Via, _) => return Err(Code::Protocol),
         };
-        if place == Place::Home && lost.is_some_and(is_held) {
+        let is_held = |lost: &Lost| {
+            let in_grace = now.duration_since(lost.since) < self.bounds.home_grace;
+            lost.is_home() && lost.home != *home && in_grace
+        };
+        if lost.is_some_and(is_held) {
+            return Err(Code::HomeTaken);
+        }
+        // Two nodes that name their sessions alike must not get each other's clients.
+        let elsewhere = |path: &Path<T>| match &path.offer.home {
+            Some(told) => told != home,
+            None => path.member.who.node != *home,
+        };
+        if place == Place::Via && route.is_some_and(|route| route.paths().any(elsewhere)) {
             return Err(Code::HomeTaken);
         }
         let cluster = cluster.or_else(|| lost.map(|lost| lost.cluster.as_str()));
@@ -412,8 +435,26 @@ impl<T> Registry<T> {
             }
             self.rewrite(&session, member, Some((offered, place)));
             if place == Place::Home {
+                self.drop_foreign_hops(&session, &member.who.node);
                 self.lost.remove(&session);
             }
+        }
+    }
+
+    /// A home speaks for itself: what others told of the session being on another node is void.
+    fn drop_foreign_hops(&mut self, session: &SessionId, home: &NodeName) {
+        let foreign = |path: &&Path<T>| path.offer.home.as_ref() != Some(home);
+        let route = self.routes.get(session);
+        let hops = route.into_iter().flat_map(|route| &route.via);
+        let foreign: Vec<_> = hops
+            .filter(foreign)
+            .map(|path| Arc::clone(&path.member))
+            .collect();
+        for hop in foreign {
+            if let Some(joined) = self.tunnels.get_mut(&hop.id) {
+                joined.offers.remove(session);
+            }
+            self.rewrite(session, &hop, None);
         }
     }
 

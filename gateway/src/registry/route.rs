@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sallyport_wire::message::{Offer, Protocol};
-use sallyport_wire::{Code, PoolName, Scope, SessionId};
+use sallyport_wire::{Code, NodeName, PoolName, Scope, SessionId};
 
 use super::member::Member;
 
@@ -18,6 +18,8 @@ pub struct Offered {
     pub id: SessionId,
     /// What the session speaks.
     pub protocol: Protocol,
+    /// The node where it is at home, as a hop says; none where its home itself offers it.
+    pub home: Option<NodeName>,
     /// Pool that it belongs to.
     pub pool: Option<PoolName>,
     /// Whether path mode keeps `/s/<id>`.
@@ -42,6 +44,10 @@ impl Offered {
     pub fn check(offer: &Offer, scope: &Scope) -> Result<Self, Code> {
         let id: SessionId = offer.id.parse().map_err(|_name| Code::Protocol)?;
         let protocol = Protocol::try_from(offer.protocol).map_err(|_number| Code::Protocol)?;
+        let home = match offer.node.as_str() {
+            "" => None,
+            text => Some(text.parse::<NodeName>().map_err(|_name| Code::Protocol)?),
+        };
         let pool = match offer.pool.as_str() {
             "" => None,
             text => Some(text.parse::<PoolName>().map_err(|_name| Code::Protocol)?),
@@ -55,6 +61,7 @@ impl Offered {
         Ok(Self {
             id,
             protocol,
+            home,
             pool,
             keep_prefix: offer.keep_prefix,
             down: offer.down,
@@ -94,7 +101,7 @@ pub struct Route<T> {
     pub cluster: String,
     /// Tunnels of the node where it is at home.
     pub home: Vec<Path<T>>,
-    /// Tunnels of nodes that hop to it.
+    /// Tunnels of nodes that hop to it, all to the same home.
     pub via: Vec<Path<T>>,
 }
 

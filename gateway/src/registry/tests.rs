@@ -67,9 +67,14 @@ fn homes(ids: &[&str]) -> Advertise {
     }
 }
 
-fn vias(ids: &[&str]) -> Advertise {
+/// Ways to sessions that are at home on `home`.
+fn vias(home: &str, ids: &[&str]) -> Advertise {
+    let hop = |id: &&str| Offer {
+        node: home.to_owned(),
+        ..offer(id)
+    };
     Advertise {
-        via: ids.iter().map(|id| offer(id)).collect(),
+        via: ids.iter().map(hop).collect(),
         ..Advertise::default()
     }
 }
@@ -219,7 +224,10 @@ fn a_home_is_not_stolen_but_moves_once_it_is_free() {
         code_of(registry.advertise(2, &homes(&["desk"]), now)),
         Some(Code::HomeTaken)
     );
-    assert_eq!(code_of(registry.advertise(2, &vias(&["desk"]), now)), None);
+    assert_eq!(
+        code_of(registry.advertise(2, &vias("n1", &["desk"]), now)),
+        None
+    );
     registry.leave(1, now);
     assert!(registry.lost_home(&session("desk"), now).is_some());
     let claim = |registry: &mut Registry<()>, seconds| {
@@ -276,7 +284,7 @@ fn only_a_key_that_says_so_offers_ways_to_the_sessions_of_others() {
     registry.join(&plain, now).expect("it may join");
 
     assert_eq!(
-        code_of(registry.advertise(1, &vias(&["desk"]), now)),
+        code_of(registry.advertise(1, &vias("n9", &["desk"]), now)),
         Some(Code::OutOfScope)
     );
     assert!(registry.route(&session("desk")).is_none());
@@ -329,12 +337,12 @@ fn another_cluster_cannot_offer_a_way_to_a_session() {
     registry.advertise(1, &homes(&["desk"]), now);
 
     assert_eq!(
-        code_of(registry.advertise(2, &vias(&["desk"]), now)),
+        code_of(registry.advertise(2, &vias("n1", &["desk"]), now)),
         Some(Code::HomeTaken)
     );
     registry.leave(1, now);
     assert_eq!(
-        code_of(registry.advertise(2, &vias(&["desk"]), now)),
+        code_of(registry.advertise(2, &vias("n1", &["desk"]), now)),
         Some(Code::HomeTaken)
     );
 }
@@ -414,4 +422,68 @@ fn a_pool_has_the_sessions_that_say_so() {
     );
     registry.advertise(2, &homes(&["web-2"]), now);
     assert!(registry.pool("", &web).is_none());
+}
+
+#[test]
+fn a_hop_that_is_lost_leaves_its_session_missed_and_holds_nobody_up() {
+    let mut registry = registry();
+    let now = Instant::now();
+    joined(&mut registry, 1, who("n1", 10));
+    joined(&mut registry, 3, who("n3", 10));
+    registry.advertise(1, &vias("n2", &["desk"]), now);
+    registry.advertise(3, &vias("n2", &["desk"]), now);
+
+    registry.leave(1, now);
+    assert!(registry.route(&session("desk")).is_some(), "the other hop");
+    registry.leave(3, now);
+    let home = registry.lost_home(&session("desk"), now);
+    assert_eq!(home.map(NodeName::as_str), Some("n2"));
+    joined(&mut registry, 4, who("n4", 10));
+    assert_eq!(code_of(registry.advertise(4, &homes(&["desk"]), now)), None);
+}
+
+#[test]
+fn a_hop_never_leads_to_another_nodes_session_of_the_same_name() {
+    let mut registry = registry();
+    let now = Instant::now();
+    for (id, node) in [(1, "n1"), (2, "n2"), (3, "n3")] {
+        joined(&mut registry, id, who(node, 10));
+    }
+    let hop = |registry: &mut Registry<()>, home| {
+        code_of(registry.advertise(1, &vias(home, &["desk"]), now))
+    };
+    assert_eq!(hop(&mut registry, "n2"), None);
+    let other = registry.advertise(3, &vias("n5", &["desk"]), now);
+    assert_eq!(code_of(other), Some(Code::HomeTaken));
+
+    registry.advertise(3, &homes(&["desk"]), now);
+    let route = registry.route(&session("desk")).expect("at home");
+    assert!(route.via.is_empty(), "what the hop told is void");
+    assert_eq!(hop(&mut registry, "n2"), Some(Code::HomeTaken));
+    assert_eq!(hop(&mut registry, "n3"), None);
+    registry.leave(3, now);
+    assert_eq!(hop(&mut registry, "n2"), Some(Code::HomeTaken), "held");
+    let route = registry.route(&session("desk"));
+    assert!(route.is_none_or(|route| route.via.is_empty()));
+}
+
+#[test]
+fn a_hop_names_another_home_than_itself_and_a_home_names_none() {
+    let mut registry = registry();
+    let now = Instant::now();
+    joined(&mut registry, 1, who("n1", 10));
+    let turned = Advertise {
+        home: vias("n2", &["desk"]).via,
+        ..Advertise::default()
+    };
+    let nameless = Advertise {
+        via: homes(&["desk"]).home,
+        ..Advertise::default()
+    };
+    for said in [vias("n1", &["desk"]), turned, nameless] {
+        assert_eq!(
+            code_of(registry.advertise(1, &said, now)),
+            Some(Code::Protocol)
+        );
+    }
 }

@@ -75,6 +75,12 @@ limits! {
         udp_flows = 4096 in 1..=65_536;
         /// Most data connections at once; 0 leaves every stream in its tunnel.
         data_connections = 1024 in 0..=65_536;
+        /// Most connections at once at the direct port that have not proven yet who they are.
+        handshakes = 256 in 1..=65_536;
+        /// Of these, connections of one address, or of one /64 of IPv6.
+        handshakes_per_source = 64 in 1..=65_536;
+        /// Most peer tunnels that other nodes may hold to this one.
+        peer_tunnels = 2048 in 1..=65_536;
         /// Failed health checks in a row until a session counts as down.
         health_failures = 2 in 1..=100;
     }

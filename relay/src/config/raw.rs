@@ -32,7 +32,25 @@ pub(super) struct RawConfig {
     pub(super) admin: Option<Spanned<SocketAddr>>,
     pub(super) log: Log,
     pub(super) limits: RawLimits,
+    pub(super) direct: RawDirect,
+    pub(super) peer: Vec<Spanned<RawPeer>>,
     pub(super) session: Vec<Spanned<RawSession>>,
+}
+
+/// The `[direct]` table.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawDirect {
+    pub(super) listen: Option<SocketAddr>,
+}
+
+/// One `[[peer]]` table.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPeer {
+    pub(super) node: Spanned<String>,
+    pub(super) address: Spanned<String>,
+    pub(super) id: Option<Spanned<String>>,
 }
 
 /// One path or several.

@@ -64,12 +64,14 @@ fn every_key_of_the_example_that_is_commented_out_is_known() {
         .lines()
         .map(|line| match line.strip_prefix("# ") {
             Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| is_key(key)) => rest,
+            Some(table) if table.starts_with("[[") => table,
             _ => line,
         })
         .fold(String::new(), |text, line| text + line + "\n");
 
     let config = parse(&uncommented).expect("loads");
     assert_eq!(config.sessions[0].answer_within, 300);
+    assert!(config.direct.is_some() && config.peers.len() == 1);
 }
 
 fn is_key(text: &str) -> bool {
@@ -84,7 +86,7 @@ fn an_unknown_key_in_any_table_is_refused_with_its_line() {
         .filter(|(_, line)| line.starts_with('[') && *line != "[static_data]")
         .map(|(place, _)| place)
         .collect();
-    assert_eq!(tables.len(), 5);
+    assert_eq!(tables.len(), 6);
     for place in tables.into_iter().map(|place| place + 1).chain([0]) {
         let mut lines: Vec<&str> = EXAMPLE.lines().collect();
         lines.insert(place, "x_unknown = 1");
@@ -193,4 +195,34 @@ fn ids_are_unique_and_at_most_512() {
 fn a_missing_file_says_what_to_do() {
     let error = Config::load(Path::new("/nonexistent/relay.toml")).expect_err("missing");
     assert!(error.to_string().contains("--config"));
+}
+
+#[test]
+fn peers_are_other_nodes_each_once_with_an_address() {
+    let peer = |node: &str, rest: &str| format!("[[peer]]\nnode = \"{node}\"\n{rest}\n");
+    let at = |host: &str| format!("address = \"{host}\"");
+    let config =
+        parse(&(with("") + &peer("n2", &at("10.0.0.2")) + "[direct]\nlisten = \"[::]:3300\""));
+    let config = config.expect("loads");
+    assert_eq!(config.peers[0].address.to_string(), "10.0.0.2:3300");
+    assert!(config.direct.is_some() && config.cluster_keys.ends_with(CLUSTER_KEYS));
+
+    for (peers, part) in [
+        (peer("n1", &at("10.0.0.2")), "this node itself"),
+        (peer("n2", &at("a")) + &peer("n2", &at("b")), "also in line"),
+        (peer("n2", &at("https://a")), "HOST:PORT"),
+        (peer("n2", &(at("a") + "\nid = \"0123\"")), "32 hex digits"),
+        (peer("n2", "host = \"a\""), "host"),
+        ("[direct]\nport = 1\n".to_owned(), "port"),
+    ] {
+        let told = fault(&(with("") + &peers));
+        assert!(told.contains(part), "{told}");
+    }
+    let many = |count: usize| {
+        (0..count)
+            .map(|n| peer(&format!("p{n}"), &at("a")))
+            .collect::<String>()
+    };
+    assert!(parse(&(with("") + &many(MAX_PEERS))).is_ok());
+    assert!(fault(&(with("") + &many(MAX_PEERS + 1))).contains("too many"));
 }

@@ -33,12 +33,12 @@ pub type Names = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 /// What a listener does with its clients.
 #[derive(Clone)]
 pub struct Rules {
-    /// TLS of tunnels, chosen by the protocol `sallyport/1`; none where no relay may come in.
+    /// TLS of tunnels, chosen by the protocols that it names; none where no relay may come in.
     pub tunnel: Option<Arc<ServerConfig>>,
     /// Whether relays may dial data connections.
     pub data: bool,
-    /// TLS of the front.
-    pub front: Arc<ServerConfig>,
+    /// TLS of the front; none where no client may come in.
+    pub front: Option<Arc<ServerConfig>>,
     /// The names whose TLS we never open.
     pub passthrough: Names,
     /// The names that the front answers to.
@@ -76,7 +76,7 @@ impl Rules {
         Self {
             tunnel: None,
             data: false,
-            front,
+            front: Some(front),
             passthrough: Arc::new(|_name| false),
             answers: Arc::new(|_name| true),
             answers_strangers: true,
@@ -269,8 +269,8 @@ impl Newcomer {
                 let (io, client) = self.rewind();
                 Ok(Established::Passthrough { sni, io, client })
             }
-            Choice::Front => {
-                let (tls, client) = self.shake_hands(Arc::clone(&rules.front)).await?;
+            Choice::Front(config) => {
+                let (tls, client) = self.shake_hands(config).await?;
                 Ok(Established::Front { tls, client })
             }
             Choice::Nobody => {
@@ -371,21 +371,24 @@ impl Newcomer {
 enum Choice {
     Tunnel(Arc<ServerConfig>),
     Passthrough(String),
-    Front,
+    Front(Arc<ServerConfig>),
     Nobody,
 }
 
 fn choose(hello: &Hello, rules: &Rules) -> Choice {
     if let Some(tunnel) = &rules.tunnel
-        && hello.offers(sallyport_wire::ALPN)
+        && tunnel.alpn_protocols.iter().any(|name| hello.offers(name))
     {
         return Choice::Tunnel(Arc::clone(tunnel));
     }
-    match &hello.sni {
-        Some(name) if (rules.passthrough)(name) => Choice::Passthrough(name.clone()),
-        Some(name) if (rules.answers)(name) => Choice::Front,
-        _ if rules.answers_strangers => Choice::Front,
-        _ => Choice::Nobody,
+    let name = hello.sni.as_deref();
+    if let Some(name) = name.filter(|name| (rules.passthrough)(name)) {
+        return Choice::Passthrough(name.to_owned());
+    }
+    let is_ours = name.is_some_and(|name| (rules.answers)(name)) || rules.answers_strangers;
+    match &rules.front {
+        Some(front) if is_ours => Choice::Front(Arc::clone(front)),
+        Some(_) | None => Choice::Nobody,
     }
 }
 

@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod sizes;
+pub mod newcomers;
 pub mod establish;
 pub mod proxy_protocol;
 pub mod clienthello;

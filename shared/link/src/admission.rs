@@ -6,7 +6,7 @@
 
 use std::time::SystemTime;
 
-use sallyport_wire::message::{Hello, Rotate};
+use sallyport_wire::message::{Hello, Rotate, Welcome};
 use sallyport_wire::{BINDING_LEN, Code, NodeName, Scope, VERSIONS};
 use time::OffsetDateTime;
 
@@ -37,7 +37,7 @@ pub struct Admitted {
     pub node: NodeName,
     /// The node's Ed25519 public key.
     pub node_key: [u8; 32],
-    /// Which start of the relay's process this is.
+    /// Which start of the relay's process this is; 0 for a node that answered.
     pub generation: u64,
     /// The generation that this one replaces in an upgrade.
     pub successor_of: Option<u64>,
@@ -172,6 +172,57 @@ impl Admission {
             scope: proven.scope,
             ..before.clone()
         })
+    }
+
+    /// Checks who answered a hello of this side's on the connection with this exported keying material: `node`, which was
+    /// dialled, and nobody else.
+    ///
+    /// # Errors
+    /// [`NotAdmitted`]; the tunnel must then not be used.
+    pub fn check_welcome(
+        &self,
+        node: &NodeName,
+        welcome: &Welcome,
+        binding: &[u8; BINDING_LEN],
+        now: SystemTime,
+    ) -> Result<Admitted, NotAdmitted> {
+        let proven = self.prove_welcome(node, welcome, binding, now);
+        let proven = proven.map_err(|fault| fault.about(node.to_string()))?;
+        Ok(Admitted {
+            node: proven.node,
+            node_key: proven.node_key,
+            generation: 0,
+            successor_of: None,
+            kid: proven.kid,
+            scope: proven.scope,
+            version: welcome.version,
+            features: welcome.features.clone(),
+            site: String::new(),
+            software: shown(&welcome.software),
+        })
+    }
+
+    fn prove_welcome(
+        &self,
+        node: &NodeName,
+        welcome: &Welcome,
+        binding: &[u8; BINDING_LEN],
+        now: SystemTime,
+    ) -> Result<Proven, Fault> {
+        let stranger = |cause: String| Err(Fault::stranger(cause));
+        let Some(identity) = &welcome.identity else {
+            return stranger("its welcome says nothing of who it is".to_owned());
+        };
+        if identity.node != node.as_str() {
+            return stranger(format!("it is node `{}`", shown(&identity.node)));
+        }
+        let evidence = Evidence {
+            token: &identity.token,
+            node_key: &identity.node_key,
+            proof: &identity.proof,
+            binding,
+        };
+        self.prove(node.as_str(), &evidence, now)
     }
 
     /// Everything up to the scope of the key: after this the relay is who it says.

@@ -10,7 +10,6 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use sallyport_wire::ALPN;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
@@ -60,6 +59,7 @@ pub(crate) struct Route<'r> {
     pub(crate) port: u16,
     pub(crate) server_name: Option<ServerName<'static>>,
     pub(crate) proxy: Option<&'r Proxy>,
+    /// Its one protocol is what the other side must speak.
     pub(crate) tls: Arc<ClientConfig>,
 }
 
@@ -234,7 +234,8 @@ impl Connector {
             .await
             .map_err(slow(Step::Tls))?
             .map_err(|error| DialError::new(Step::Tls, error))?;
-        if tls.get_ref().1.alpn_protocol() != Some(ALPN) {
+        let spoken = tls.get_ref().1.alpn_protocol();
+        if spoken != route.tls.alpn_protocols.first().map(Vec::as_slice) {
             return Err(DialError::new(Step::Tls, Cause::NoGateway));
         }
         Ok(Won::Tls(Box::new(tls), to))

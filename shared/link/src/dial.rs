@@ -10,7 +10,7 @@ use sallyport_certs::{Trust, tunnel_client_config};
 use sallyport_mux::Role;
 use sallyport_ops::Tasks;
 use sallyport_wire::message::{DRY_RUN, Hello, Reply, ReplyKind, Welcome};
-use sallyport_wire::{ALPN, BINDING_LABEL, BINDING_LEN, Code, MAX_HELLO};
+use sallyport_wire::{ALPN, BINDING_LABEL, BINDING_LEN, Code, MAX_HELLO, NodeName, PEER_ALPN};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -19,7 +19,9 @@ use tokio_rustls::client::TlsStream;
 use crate::connect::{Connector, Route, Won};
 use crate::framed::{self, FramedError};
 use crate::gateway_file::GatewayAddress;
+use crate::gateway_url::GatewayUrl;
 use crate::network::{Network, System, Tcp};
+use crate::peer::{self, PeerAddress};
 use crate::proxy::ProxyRules;
 use crate::settings::Settings;
 use crate::tunnel::{self, Facts, Tunnel};
@@ -34,6 +36,20 @@ pub trait Introduce: Send + Sync {
     /// # Errors
     /// If there is no key for that gateway, in words for the log.
     fn hello(&self, audience: &str, binding: &[u8; BINDING_LEN]) -> Result<Hello, String>;
+}
+
+/// As [`Introduce`], towards a node of the own cluster, which proves in its welcome who it is.
+pub trait Recognise: Introduce {
+    /// Checks what a welcome proves about `node` on the connection with this binding.
+    ///
+    /// # Errors
+    /// What is wrong, in words for the log.
+    fn recognise(
+        &self,
+        node: &NodeName,
+        welcome: &Welcome,
+        binding: &[u8; BINDING_LEN],
+    ) -> Result<(), String>;
 }
 
 /// A tunnel that came up.
@@ -103,6 +119,41 @@ impl Dialer {
         }
     }
 
+    /// Brings a tunnel to another node of the cluster up, over TLS. Until the welcome has proven who answers, nothing is
+    /// said but the hello, whose token is worth nothing elsewhere.
+    ///
+    /// # Errors
+    /// [`DialError`] with the step that failed.
+    pub async fn dial_peer(
+        &self,
+        node: &NodeName,
+        address: &PeerAddress,
+        who: &dyn Recognise,
+    ) -> Result<Dialled, DialError> {
+        let tls = tunnel_client_config(&Trust::ProvenLater, &[PEER_ALPN]);
+        let tls = tls.map_err(|error| DialError::new(Step::Tls, error))?;
+        let host = bare_host(address.url());
+        let route = Route {
+            host: &host,
+            port: address.url().port(),
+            server_name: address.url().server_name(),
+            proxy: None,
+            tls,
+        };
+        let won = Box::pin(self.connector.race(&route, Choice::Tls)).await?;
+        let Won::Tls(mut tls, remote) = won else {
+            return Err(DialError::new(Step::Tls, Cause::NoGateway));
+        };
+        let audience = peer::audience(node);
+        let greeted = Box::pin(self.greet_tls(&mut tls, &audience, who)).await?;
+        let recognised = who.recognise(node, &greeted.welcome, &greeted.binding);
+        recognised.map_err(|cause| {
+            let node = node.clone();
+            failed(Cause::Unproven { node, cause })
+        })?;
+        Ok(self.tunnel_over_tls(*tls, remote, greeted))
+    }
+
     /// Asks a gateway whether it would let this relay in. No tunnel comes of it, and the gateway changes nothing.
     ///
     /// # Errors
@@ -139,7 +190,7 @@ impl Dialer {
     /// # Errors
     /// If there is none.
     pub async fn data(&self, gateway: &GatewayAddress, tunnel: &Tunnel) -> io::Result<TcpStream> {
-        let host = bare_host(gateway);
+        let host = bare_host(&gateway.url);
         let proxy = self.proxies.proxy_for(&host);
         let to = (host.as_str(), gateway.url.port());
         self.connector.data(proxy, to, tunnel.remote()).await
@@ -152,7 +203,7 @@ impl Dialer {
 
     async fn connect(&self, gateway: &GatewayAddress, choice: Choice) -> Result<Won, DialError> {
         let tls = self.tls(gateway)?;
-        let host = bare_host(gateway);
+        let host = bare_host(&gateway.url);
         let route = Route {
             host: &host,
             port: gateway.url.port(),
@@ -307,9 +358,9 @@ fn failed(cause: impl Into<Cause>) -> DialError {
 }
 
 /// The host as resolvers and proxies want it: without brackets.
-fn bare_host(gateway: &GatewayAddress) -> String {
-    match gateway.url.address() {
+fn bare_host(url: &GatewayUrl) -> String {
+    match url.address() {
         Some(address) => address.ip().to_string(),
-        None => gateway.url.host().to_string(),
+        None => url.host().to_string(),
     }
 }

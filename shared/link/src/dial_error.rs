@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use sallyport_certs::{CertError, PinMismatch};
-use sallyport_wire::{Code, FrameError};
+use sallyport_wire::{Code, FrameError, NodeName};
 
 use crate::proxy_talk::ProxyError;
 use crate::quic::EndpointError;
@@ -84,7 +84,7 @@ pub enum Cause {
     #[error("QUIC cannot go through a proxy; choose tls or auto")]
     QuicThroughProxy,
     /// The other side speaks TLS, but not this protocol.
-    #[error("this is not a Sallyport gateway")]
+    #[error("what answers there does not speak this protocol")]
     NoGateway,
     /// Our own TLS configuration.
     #[error(transparent)]
@@ -101,11 +101,19 @@ pub enum Cause {
     /// No hello could be made.
     #[error("{0}")]
     Introduce(String),
+    /// The other node's welcome does not prove that it is that node.
+    #[error("the other side did not prove to be node {node}: {cause}")]
+    Unproven {
+        /// The node that was dialled.
+        node: NodeName,
+        /// What is wrong, for the log of this side.
+        cause: String,
+    },
     /// The gateway's answer is none.
-    #[error("the gateway's answer: {0}")]
+    #[error("the answer to the hello: {0}")]
     Answer(#[from] FrameError),
     /// The gateway refused.
-    #[error("the gateway refused: {}", .code.text())]
+    #[error("the other side refused: {}", .code.text())]
     Refused {
         /// Why.
         code: Code,

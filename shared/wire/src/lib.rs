@@ -25,6 +25,9 @@ pub use scope::{Glob, PortRange, Scope};
 /// ALPN of a tunnel between relay and gateway, on TLS and on QUIC alike.
 pub const ALPN: &[u8] = b"sallyport/1";
 
+/// ALPN of a tunnel between two relays of a cluster.
+pub const PEER_ALPN: &[u8] = b"sallyport-peer/1";
+
 /// The protocol versions that this build speaks, oldest and newest.
 pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
 

@@ -103,6 +103,26 @@ pub struct Welcome {
     /// Version of the gateway's program, for status and log.
     #[prost(string, tag = "7")]
     pub software: String,
+    /// On a peer link, who answers; a gateway proves itself by its certificate.
+    #[prost(message, optional, tag = "8")]
+    pub identity: Option<Identity>,
+}
+
+/// Who answers a [`Hello`] on a peer link, proven as the hello is.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Identity {
+    /// Node name.
+    #[prost(string, tag = "1")]
+    pub node: String,
+    /// JWT that proves a cluster key and is bound to this connection.
+    #[prost(string, tag = "2")]
+    pub token: String,
+    /// Ed25519 public key of the node, 32 bytes.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub node_key: Bytes,
+    /// Ed25519 signature over the token by the node key, 64 bytes.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub proof: Bytes,
 }
 
 /// A refusal: a number of [`crate::Code`], and when to come back.
@@ -206,6 +226,9 @@ pub struct Offer {
     /// Seconds to the first byte of an answer before the client gets 504; 0 for the gateway's default.
     #[prost(uint32, tag = "10")]
     pub answer_within: u32,
+    /// In [`Advertise::via`], the node where the session is at home; empty in [`Advertise::home`].
+    #[prost(string, tag = "11")]
+    pub node: String,
 }
 
 /// What a session speaks.

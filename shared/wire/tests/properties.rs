@@ -13,7 +13,7 @@ use prost::Message;
 use sallyport_wire::frame::{FrameError, decode, encode};
 use sallyport_wire::message::{
     Ack, Advertise, Advertised, Answer, Client, Control, ControlKind, Data, Drain, Head, Hello,
-    Offer, Ping, Refused, RefusedOffer, Reply, ReplyKind, Resume, Rotate, Taken, Welcome,
+    Identity, Offer, Ping, Refused, RefusedOffer, Reply, ReplyKind, Resume, Rotate, Taken, Welcome,
 };
 use sallyport_wire::{
     Glob, MAX_CONTROL, MAX_HEAD, MAX_HELLO, NodeName, PoolName, PortRange, Scope, SessionId,
@@ -42,8 +42,18 @@ prop_compose! {
     fn welcome()(
         (version, tunnel, max_streams, tunnels) in any::<(u32, u64, u32, u32)>(),
         (gateway, software, features) in (text(), text(), vec(text(), 0..5)),
+        identity in prop::option::of(identity()),
     ) -> Welcome {
-        Welcome { version, gateway, tunnel, features, max_streams, tunnels, software }
+        Welcome { version, gateway, tunnel, features, max_streams, tunnels, software, identity }
+    }
+}
+
+prop_compose! {
+    fn identity()(
+        (node, token) in (text(), text()),
+        (node_key, proof) in (blob(), blob()),
+    ) -> Identity {
+        Identity { node, token, node_key, proof }
     }
 }
 
@@ -64,11 +74,11 @@ fn reply() -> impl Strategy<Value = Reply> {
 
 prop_compose! {
     fn offer()(
-        (id, pool) in (text(), text()),
+        (id, pool, node) in (text(), text(), text()),
         (protocol, weight, answer_within) in any::<(i32, u32, u32)>(),
         (keep_prefix, down, trusted, anonymous, blind) in any::<(bool, bool, bool, bool, bool)>(),
     ) -> Offer {
-        Offer { id, protocol, pool, keep_prefix, down, weight, trusted, anonymous, blind, answer_within }
+        Offer { id, protocol, pool, keep_prefix, down, weight, trusted, anonymous, blind, answer_within, node }
     }
 }
 

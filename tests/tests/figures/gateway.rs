@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sallyport_certs::{Reloading, tunnel_server_config};
+use sallyport_edge::newcomers::Newcomers;
 use sallyport_edge::opener::Denial;
 use sallyport_gateway::arrive::Visitor;
 use sallyport_gateway::config::{Config, Destination};
@@ -15,7 +16,6 @@ use sallyport_gateway::hub::{Hub, Parts};
 use sallyport_gateway::init::{self, InitArgs};
 use sallyport_gateway::keys::{self, AddArgs, KeyArgs, KeyCommand};
 use sallyport_gateway::names::{Binding, Names, NodeKey};
-use sallyport_gateway::newcomers::Newcomers;
 use sallyport_gateway::open::{Opened, Passage, Want};
 use sallyport_gateway::quic::Quic;
 use sallyport_link::gate::accept_tls;

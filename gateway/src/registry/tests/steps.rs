@@ -17,12 +17,14 @@ enum Step {
     Advertise {
         nth: usize,
         home: Vec<u8>,
-        via: Vec<u8>,
+        /// Sessions and their homes.
+        via: Vec<(u8, u8)>,
     },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let sessions = || proptest::collection::vec(0_u8..4, 0..4);
+    let hops = || proptest::collection::vec((0_u8..4, 0_u8..4), 0..4);
     prop_oneof![
         (0_u8..3, 1_u64..5, 0_u64..5).prop_map(|(node, generation, successor_of)| {
             Step::Join {
@@ -32,7 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
             }
         }),
         (0_usize..40).prop_map(|nth| Step::Leave { nth }),
-        (0_usize..40, sessions(), sessions()).prop_map(|(nth, home, via)| Step::Advertise {
+        (0_usize..40, sessions(), hops()).prop_map(|(nth, home, via)| Step::Advertise {
             nth,
             home,
             via
@@ -43,6 +45,10 @@ fn step() -> impl Strategy<Value = Step> {
 fn apply(registry: &mut Registry<()>, step: Step, next: u64) {
     let now = Instant::now();
     let names = |ids: Vec<u8>| ids.into_iter().map(|id| offer(&format!("s{id}"))).collect();
+    let hop = |(id, home): (u8, u8)| Offer {
+        node: format!("n{home}"),
+        ..offer(&format!("s{id}"))
+    };
     match step {
         Step::Join {
             node,
@@ -77,7 +83,7 @@ fn apply(registry: &mut Registry<()>, step: Step, next: u64) {
             if let Some(id) = id {
                 let asked = Advertise {
                     home: names(home),
-                    via: names(via),
+                    via: via.into_iter().map(hop).collect(),
                     ..homes(&[])
                 };
                 registry.advertise(id, &asked, now);
@@ -95,6 +101,12 @@ fn check(registry: &Registry<()>) {
             .map(|path| &path.member.who.node)
             .collect();
         assert!(nodes.len() <= 1, "{session} has two homes: {nodes:?}");
+        let told: HashSet<_> = route.via.iter().map(|path| &path.offer.home).collect();
+        let told: HashSet<_> = told.into_iter().flatten().chain(nodes).collect();
+        assert!(
+            told.len() <= 1,
+            "{session} leads to several homes: {told:?}"
+        );
         assert!(!route.is_empty(), "{session} leads nowhere");
         let mut seen = HashSet::new();
         for path in route.paths() {

@@ -51,6 +51,7 @@ pub struct Newcomer {
 impl Newcomers {
     /// Room for `most`, of which one [source](Source) may take `per_source`. Sources in `exempt` (trusted proxies,
     /// behind which many stand) count in the total only.
+    #[must_use]
     pub fn new(most: usize, per_source: usize, exempt: Vec<IpNet>) -> Self {
         Self(Arc::new(Room {
             most,
@@ -63,6 +64,7 @@ impl Newcomers {
 
     /// Takes a connection in. If that is one too many of its source, another one of that source is told to go; if it
     /// is one too many of all, any other one.
+    #[must_use]
     pub fn enter(&self, from: IpAddr) -> Newcomer {
         let source = self.0.counted(from);
         let mut list = self.0.list();
@@ -84,6 +86,7 @@ impl Newcomers {
     }
 
     /// Whether so many percent of the places are taken, of all or of this source's.
+    #[must_use]
     pub fn is_crowded(&self, from: IpAddr, percent: u8) -> bool {
         let share = |of: usize| of.saturating_mul(percent.into()).div_ceil(100);
         let source = self.0.counted(from);

@@ -1,0 +1,251 @@
+//! Which sessions other nodes of the cluster have. Whoever learns it writes it here: the peer tunnels do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sallyport_wire::message::{Offer, Protocol};
+use sallyport_wire::{NodeName, PoolName, SessionId};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Most sessions of one node.
+pub const MAX_OFFERS: usize = 2_048;
+
+/// A node that is lost keeps its sessions' names for so long; then another node that has one of them may serve it.
+const HELD_FOR: Duration = Duration::from_secs(60);
+
+/// The sessions of a lost node are told to be down for so long; then nobody knows them any more.
+const KNOWN_FOR: Duration = Duration::from_secs(24 * 3_600);
+
+/// What is known of other nodes.
+#[derive(Debug, Default)]
+pub struct Directory {
+    nodes: Mutex<BTreeMap<NodeName, Known>>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Known {
+    offers: BTreeMap<SessionId, Offer>,
+    /// Since when it cannot be reached.
+    lost: Option<Instant>,
+    /// When it became known: of two that claim a session, the first has it.
+    since: Instant,
+}
+
+impl Known {
+    /// Whether what it offered still keeps others from it.
+    fn holds(&self, now: Instant) -> bool {
+        self.lost
+            .is_none_or(|lost| now.duration_since(lost) < HELD_FOR)
+    }
+}
+
+impl Directory {
+    /// What a node says that it has, in place of what it said before. What is no session of its own is left out.
+    pub fn learn(&self, node: &NodeName, offers: Vec<Offer>, now: Instant) {
+        let offers: BTreeMap<SessionId, Offer> = offers
+            .into_iter()
+            .take(MAX_OFFERS)
+            .filter_map(|offer| checked(offer, node))
+            .collect();
+        let mut nodes = self.lock();
+        let before = nodes.get(node);
+        let since = before.map_or(now, |known| known.since);
+        let news = before.is_none_or(|known| known.lost.is_some() || known.offers != offers);
+        let known = Known {
+            offers,
+            lost: None,
+            since,
+        };
+        nodes.insert(node.clone(), known);
+        drop(nodes);
+        self.tell(news);
+    }
+
+    /// A node cannot be reached any more: its sessions stay known, and are down.
+    pub fn lost(&self, node: &NodeName, now: Instant) {
+        let news = self.lock().get_mut(node).is_some_and(|known| {
+            let news = known.lost.is_none();
+            known.lost = known.lost.or(Some(now));
+            news
+        });
+        self.tell(news);
+    }
+
+    /// Lets time pass: names that are held for a lost node become free, and what was lost long ago is forgotten. To be
+    /// called now and then.
+    pub fn settle(&self, now: Instant, since: Instant) {
+        let mut nodes = self.lock();
+        let before = nodes.len();
+        nodes.retain(|_, known| {
+            known
+                .lost
+                .is_none_or(|lost| now.duration_since(lost) < KNOWN_FOR)
+        });
+        let freed = nodes
+            .values()
+            .any(|known| known.holds(since) != known.holds(now));
+        let news = nodes.len() != before || freed;
+        drop(nodes);
+        self.tell(news);
+    }
+
+    /// The node that has a session, if it can be reached or may soon.
+    #[must_use]
+    pub fn locate(&self, session: &SessionId, now: Instant) -> Option<NodeName> {
+        let nodes = self.lock();
+        home(&nodes, session, now).map(|(node, _)| node.clone())
+    }
+
+    /// Every session of another node, each once and with its node's name; down where the node is lost.
+    #[must_use]
+    pub fn offers(&self, now: Instant) -> Vec<Offer> {
+        let nodes = self.lock();
+        let sessions = nodes.values().flat_map(|known| known.offers.keys());
+        let sessions: BTreeSet<&SessionId> = sessions.collect();
+        let offer = |session: &&SessionId| {
+            let (_, known) = home(&nodes, session, now)?;
+            let mut offer = known.offers.get(*session)?.clone();
+            offer.down |= known.lost.is_some();
+            Some(offer)
+        };
+        sessions.iter().filter_map(offer).collect()
+    }
+
+    /// Tells of every change of what is offered.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn tell(&self, news: bool) {
+        if news {
+            self.changes
+                .send_modify(|revision| *revision = revision.wrapping_add(1));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeName, Known>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Of the nodes that claim a session, those that hold their names before those that do not, and the one that is known
+/// longest.
+fn home<'n>(
+    nodes: &'n BTreeMap<NodeName, Known>,
+    session: &SessionId,
+    now: Instant,
+) -> Option<(&'n NodeName, &'n Known)> {
+    nodes
+        .iter()
+        .filter(|(_, known)| known.offers.contains_key(session))
+        .min_by_key(|(_, known)| (!known.holds(now), known.since))
+}
+
+/// An offer of `node`, under that name.
+fn checked(offer: Offer, node: &NodeName) -> Option<(SessionId, Offer)> {
+    let id: SessionId = offer.id.parse().ok()?;
+    let pool_is_one = offer.pool.is_empty() || offer.pool.parse::<PoolName>().is_ok();
+    let known = Protocol::try_from(offer.protocol).is_ok();
+    let node = node.to_string();
+    (pool_is_one && known).then_some((id, Offer { node, ..offer }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeName {
+        name.parse().expect("a node name")
+    }
+
+    fn offer(id: &str) -> Offer {
+        Offer {
+            id: id.to_owned(),
+            weight: 100,
+            ..Offer::default()
+        }
+    }
+
+    fn home_of(directory: &Directory, id: &str, now: Instant) -> Option<String> {
+        let home = directory.locate(&id.parse().expect("an id"), now);
+        home.map(|node| node.to_string())
+    }
+
+    fn told(directory: &Directory, now: Instant) -> Vec<(String, String, bool)> {
+        let offers = directory.offers(now);
+        let shown = offers.into_iter().map(|o| (o.id, o.node, o.down));
+        shown.collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_node_keeps_its_sessions_and_they_are_down() {
+        let (directory, now) = (Directory::default(), Instant::now());
+        let mut changes = directory.changes();
+        directory.learn(&node("n2"), vec![offer("desk")], now);
+        assert!(changes.has_changed().expect("open"));
+        changes.mark_unchanged();
+        directory.learn(&node("n2"), vec![offer("desk")], now);
+        assert!(!changes.has_changed().expect("open"), "the same again");
+
+        directory.lost(&node("n2"), now);
+
+        assert!(changes.has_changed().expect("open"));
+        let down = ("desk".to_owned(), "n2".to_owned(), true);
+        assert_eq!(told(&directory, now), [down]);
+        assert_eq!(home_of(&directory, "desk", now).as_deref(), Some("n2"));
+        let late = now + KNOWN_FOR;
+        directory.settle(late, now);
+        assert_eq!(home_of(&directory, "desk", late), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_two_nodes_claim_stays_with_the_first_until_it_was_lost_for_a_while() {
+        let (directory, now) = (Directory::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        directory.learn(&node("n9"), vec![offer("desk")], now);
+        directory.learn(&node("n2"), vec![offer("desk")], now + second);
+        directory.lost(&node("n9"), now + second);
+
+        let held = now + HELD_FOR;
+        assert_eq!(home_of(&directory, "desk", held).as_deref(), Some("n9"));
+        let mut changes = directory.changes();
+        changes.mark_unchanged();
+        let free = held + second;
+        directory.settle(free, held);
+        assert!(changes.has_changed().expect("open"), "gateways are told");
+        let up = ("desk".to_owned(), "n2".to_owned(), false);
+        assert_eq!(told(&directory, free), [up]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_node_says_is_checked_and_bounded() {
+        let (directory, now) = (Directory::default(), Instant::now());
+        let posing = Offer {
+            node: "n1".to_owned(),
+            ..offer("ok")
+        };
+        let bad_pool = Offer {
+            pool: "No Pool".to_owned(),
+            ..offer("pooled")
+        };
+        let unknown = Offer {
+            protocol: 99,
+            ..offer("odd")
+        };
+        directory.learn(
+            &node("n2"),
+            vec![offer("../x"), bad_pool, unknown, posing],
+            now,
+        );
+        let one = ("ok".to_owned(), "n2".to_owned(), false);
+        assert_eq!(told(&directory, now), [one]);
+
+        let many = (0..=MAX_OFFERS).map(|n| offer(&format!("s{n}"))).collect();
+        directory.learn(&node("n2"), many, now);
+        assert_eq!(directory.offers(now).len(), MAX_OFFERS);
+    }
+}

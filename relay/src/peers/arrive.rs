@@ -1,0 +1,204 @@
+//! Another node at the door: it proves who it is as it would to a gateway, and is shown the same of this node.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use sallyport_link::admission::{Admitted, NotAdmitted};
+use sallyport_link::{Gatekeeper, Transport, Tunnel, peer};
+use sallyport_wire::message::{Hello, Refused, Welcome};
+use sallyport_wire::{BINDING_LEN, Blame, Code};
+use time::OffsetDateTime;
+use tracing::{info, warn};
+
+use super::Peers;
+
+/// Most tunnels of one process of one node.
+const MOST_OF_A_NODE: usize = 8;
+
+/// When a node may come back that was refused for want of room, or because this one leaves.
+const COME_BACK: Duration = Duration::from_secs(5);
+
+/// One node at the door.
+#[derive(Debug)]
+pub(crate) struct Visitor {
+    peers: Arc<Peers>,
+    came: OnceLock<Came>,
+}
+
+/// A node that was let in.
+#[derive(Debug)]
+pub(super) struct Came {
+    /// What it proved.
+    pub(super) admitted: Admitted,
+    /// The key by which this node proved itself.
+    pub(super) kid: String,
+}
+
+/// Why a node is refused: what it hears, and what the log says.
+struct Refusal {
+    code: Code,
+    cause: String,
+    retry_after: Duration,
+}
+
+impl Visitor {
+    /// Somebody whose hello has not been read yet.
+    pub(crate) const fn new(peers: Arc<Peers>) -> Self {
+        Self {
+            peers,
+            came: OnceLock::new(),
+        }
+    }
+
+    /// What is known of it once it was let in.
+    pub(super) fn into_came(self) -> Option<Came> {
+        self.came.into_inner()
+    }
+}
+
+impl Gatekeeper for Visitor {
+    async fn admit(
+        &self,
+        hello: &Hello,
+        binding: &[u8; BINDING_LEN],
+        from: SocketAddr,
+        _transport: Transport,
+    ) -> Result<Welcome, Refused> {
+        match self.peers.examine(hello, binding, from) {
+            Ok((came, welcome)) => {
+                let node = &came.admitted.node;
+                if hello.dry_run {
+                    info!(%from, %node, "dry run: the node would be let in");
+                } else {
+                    let _only_once = self.came.set(came);
+                }
+                Ok(welcome)
+            }
+            Err(refusal) => {
+                if let Some(unlogged) = self.peers.refusals.pass(from.ip()) {
+                    let node: String = hello.node.chars().take(64).collect();
+                    let Refusal { code, cause, .. } = &refusal;
+                    warn!(%from, node, %code, cause, unlogged, "node refused");
+                }
+                let retry_after = refusal.retry_after.as_millis();
+                Err(Refused {
+                    code: refusal.code.number(),
+                    retry_after_ms: u32::try_from(retry_after).unwrap_or(u32::MAX),
+                })
+            }
+        }
+    }
+}
+
+impl Peers {
+    fn examine(
+        &self,
+        hello: &Hello,
+        binding: &[u8; BINDING_LEN],
+        from: SocketAddr,
+    ) -> Result<(Came, Welcome), Refusal> {
+        if self.outfit.leaving.is_cancelled() {
+            return Err(Refusal::new(Code::Draining, "this node leaves", COME_BACK));
+        }
+        self.check_penalty(from)?;
+        let admitted = self
+            .credentials
+            .admission()
+            .check(hello, binding, SystemTime::now());
+        let admitted = admitted.map_err(|error| self.not_admitted(&error, from))?;
+        self.may_come(&admitted)?;
+        // The key that both sides have: a newer one may not have been copied there yet.
+        let key = self
+            .credentials
+            .ring()
+            .live(&admitted.kid, OffsetDateTime::now_utc());
+        let key =
+            key.map_err(|error| Refusal::new(Code::Unauthorised, &error.to_string(), COME_BACK))?;
+        let person = &self.outfit.person;
+        let to = (&admitted.node, binding);
+        let proven = peer::identify(&person.node, &person.identity, &key, to, SystemTime::now());
+        let identity =
+            proven.map_err(|error| Refusal::new(Code::Internal, &error.to_string(), COME_BACK))?;
+        let welcome = Welcome {
+            version: admitted.version,
+            tunnel: if hello.dry_run { 0 } else { self.number() },
+            features: admitted.features.clone(),
+            max_streams: self.outfit.limits.streams_per_tunnel,
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+            identity: Some(identity),
+            ..Welcome::default()
+        };
+        let kid = key.kid.clone();
+        Ok((Came { admitted, kid }, welcome))
+    }
+
+    /// A source that failed often waits, unless nodes live there.
+    fn check_penalty(&self, from: SocketAddr) -> Result<(), Refusal> {
+        let Some(left) = self.penalties.is_punished(from.ip()) else {
+            return Ok(());
+        };
+        let here = |tunnel: &Tunnel| tunnel.remote().ip() == from.ip().to_canonical();
+        if self.board.answered().iter().any(|(_, tunnel)| here(tunnel)) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Code::Unauthorised,
+            "its source failed too often",
+            left,
+        ))
+    }
+
+    fn not_admitted(&self, error: &NotAdmitted, from: SocketAddr) -> Refusal {
+        if error.code.blame() == Blame::Asker && error.code != Code::Limit {
+            self.penalties.punish(from.ip());
+        }
+        Refusal::new(error.code, &error.cause, Duration::ZERO)
+    }
+
+    /// Whether its name is its own, and there is room. A newer process of a node puts the older one's tunnels out.
+    fn may_come(&self, new: &Admitted) -> Result<(), Refusal> {
+        let taken = |cause| Err(Refusal::new(Code::NameTaken, cause, Duration::ZERO));
+        if new.node == self.outfit.person.node {
+            return taken("that is the name of this node");
+        }
+        if let Err(cause) = self.is_expected(new) {
+            return taken(&cause);
+        }
+        let answered = self.board.answered();
+        let own: Vec<_> = answered
+            .iter()
+            .filter(|(who, _)| who.node == new.node)
+            .collect();
+        if own.iter().any(|(who, _)| who.node_key != new.node_key) {
+            return taken("the node is connected with another node key");
+        }
+        if own.iter().any(|(who, _)| who.generation > new.generation) {
+            let cause = "a newer process of the node is connected";
+            return Err(Refusal::new(Code::Superseded, cause, Duration::ZERO));
+        }
+        let (same, older): (Vec<_>, Vec<_>) = own
+            .into_iter()
+            .partition(|(who, _)| who.generation == new.generation);
+        let most = usize::try_from(self.outfit.limits.peer_tunnels).unwrap_or(usize::MAX);
+        let others = answered.len().saturating_sub(older.len());
+        if same.len() >= MOST_OF_A_NODE || others >= most {
+            let cause = "as many peer tunnels as there may be (limits.peer_tunnels)";
+            return Err(Refusal::new(Code::Limit, cause, COME_BACK));
+        }
+        for (_, tunnel) in older {
+            tunnel.close(Code::Superseded);
+        }
+        Ok(())
+    }
+}
+
+impl Refusal {
+    fn new(code: Code, cause: &str, retry_after: Duration) -> Self {
+        Self {
+            code,
+            cause: cause.to_owned(),
+            retry_after,
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Tends one live peer tunnel, at either end. The node that dialled opens streams in it; the one that answered says what
+//! it has and serves them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, Fuse, FusedFuture as _, FutureExt as _};
+use sallyport_link::token::Grant;
+use sallyport_link::{Closed, ClusterKeys, Tunnel, peer};
+use sallyport_ops::Tasks;
+use sallyport_wire::message::{Advertise, Advertised, ControlKind, Drain, Rotate};
+use sallyport_wire::{Code, NodeName};
+use tokio::sync::watch;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tracing::{debug, info, warn};
+
+use super::Peers;
+use super::board::{End, Row};
+use super::standing::{Fault, Standing};
+use crate::advertise;
+use crate::promote::Invitations;
+use crate::rotation::{Keys as _, Rotation};
+use crate::streams::Source;
+
+/// How often it is looked whether a tunnel may stay: a key that was revoked ends its tunnels within 5 s.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// A peer tunnel that came up.
+#[derive(Debug)]
+pub(super) struct Tended {
+    /// The tunnel.
+    pub(super) tunnel: Tunnel,
+    /// The node at the other end.
+    pub(super) node: NodeName,
+    /// Which end this is.
+    pub(super) end: End,
+    /// The key by which this end proved itself.
+    pub(super) kid: String,
+    /// What the other end has proven.
+    pub(super) standing: Standing,
+    /// Its place in status.
+    pub(super) row: Row,
+}
+
+/// Tends a tunnel until it is closed; streams that it serves run in `tasks`.
+pub(super) async fn tend(tended: Tended, peers: Arc<Peers>, tasks: Tasks) {
+    let Tended {
+        tunnel,
+        node,
+        end,
+        kid,
+        standing,
+        row,
+    } = tended;
+    let streams = Arc::clone(&peers.outfit.streams);
+    let tender = Tender {
+        rotation: Rotation::new(kid),
+        revision: 0,
+        leaves: false,
+        ended: Box::pin(Fuse::terminated()),
+        tunnel: tunnel.clone(),
+        tasks: tasks.clone(),
+        node,
+        end,
+        standing,
+        row,
+        peers,
+    };
+    match end {
+        End::Dialled => tender.run().await,
+        End::Answered => {
+            let none = Invitations::new(Arc::clone(streams.promotions()));
+            let source = Source {
+                tunnel,
+                invitations: none,
+                tasks,
+                hops: false,
+            };
+            let serving = streams.serve(source);
+            tokio::join!(serving, tender.run());
+        }
+    }
+}
+
+struct Tender {
+    tunnel: Tunnel,
+    node: NodeName,
+    end: End,
+    rotation: Rotation,
+    standing: Standing,
+    row: Row,
+    peers: Arc<Peers>,
+    tasks: Tasks,
+    revision: u64,
+    /// Whether this node leaves.
+    leaves: bool,
+    /// The end of all streams, once this node leaves.
+    ended: Pin<Box<Fuse<BoxFuture<'static, ()>>>>,
+}
+
+/// What a tunnel's tender wakes up for.
+enum Event {
+    Control(Option<ControlKind>),
+    RotationDue,
+    KeysChanged,
+    OffersChanged,
+    Look,
+    NodeLeaves,
+    StreamsEnded,
+}
+
+/// What changes beside the tunnel itself.
+struct Signs {
+    offers: watch::Receiver<u64>,
+    keys: watch::Receiver<Arc<ClusterKeys>>,
+    look: Interval,
+}
+
+impl Tender {
+    async fn run(mut self) {
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut signs = Signs {
+            offers: self.peers.outfit.streams.sessions().changes(),
+            keys: self.peers.credentials.changes(),
+            look,
+        };
+        self.rotation.renew(&self.peers.credentials.signing());
+        if self.end == End::Answered {
+            self.advertise().await;
+        }
+        loop {
+            match self.event(&mut signs).await {
+                Ok(event) => self.handle(event).await,
+                Err(closed) => return self.closed(&closed),
+            }
+        }
+    }
+
+    /// Waits for the next event, or the end of the tunnel.
+    async fn event(&mut self, signs: &mut Signs) -> Result<Event, Closed> {
+        let serves = self.end == End::Answered;
+        let drains = !self.ended.is_terminated();
+        let event = tokio::select! {
+            closed = self.tunnel.closed() => return Err(closed),
+            message = self.tunnel.control() => Event::Control(message),
+            () = sleep_until(self.rotation.due()) => Event::RotationDue,
+            Ok(()) = signs.keys.changed() => Event::KeysChanged,
+            Ok(()) = signs.offers.changed(), if serves => Event::OffersChanged,
+            _ = signs.look.tick() => Event::Look,
+            () = self.peers.outfit.leaving.cancelled(), if serves && !self.leaves => Event::NodeLeaves,
+            () = &mut self.ended, if drains => Event::StreamsEnded,
+        };
+        Ok(event)
+    }
+
+    async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Control(Some(message)) => self.hear(message).await,
+            Event::Control(None) => self.tunnel.close(Code::TunnelLost),
+            Event::RotationDue => self.rotate().await,
+            Event::KeysChanged => self.rotation.renew(&self.peers.credentials.signing()),
+            Event::OffersChanged => self.advertise().await,
+            Event::Look => {
+                let stands = self.standing.look(&self.peers.credentials);
+                self.end_at_fault(stands);
+            }
+            Event::NodeLeaves => self.leave().await,
+            Event::StreamsEnded => self.tunnel.close(Code::Closed),
+        }
+    }
+
+    fn closed(&self, closed: &Closed) {
+        if self.end == End::Dialled {
+            self.peers.hop().lost(&self.node);
+        }
+        info!(node = %self.node, code = %closed.code, cause = %closed.cause, "peer tunnel ended");
+    }
+
+    async fn hear(&mut self, message: ControlKind) {
+        match message {
+            ControlKind::Advertise(said) if self.end == End::Dialled => {
+                let answer = self.learn(said);
+                send(&self.tunnel, ControlKind::Advertised(answer)).await;
+            }
+            ControlKind::Rotate(rotate) => self.renew(&rotate).await,
+            ControlKind::Rotated(answer) => {
+                let news = self
+                    .rotation
+                    .answered(&answer, &self.peers.credentials.signing());
+                if news {
+                    let kid = self.rotation.kid();
+                    self.row.key(kid);
+                    info!(node = %self.node, key = kid, "the other node took another key");
+                }
+            }
+            ControlKind::Drain(_) if self.end == End::Dialled => {
+                info!(node = %self.node, "the node leaves: nothing new goes there");
+                self.peers.hop().lost(&self.node);
+            }
+            ControlKind::Advertise(_)
+            | ControlKind::Advertised(_)
+            | ControlKind::Drain(_)
+            | ControlKind::Ack(_)
+            | ControlKind::Data(_)
+            | ControlKind::Ping(_)
+            | ControlKind::Pong(_) => debug!("a control message that is not for this end"),
+        }
+    }
+
+    /// What the other node has. The first time makes it reachable; one that leaves is not reached any more.
+    fn learn(&self, said: Advertise) -> Advertised {
+        let answer = Advertised {
+            revision: said.revision,
+            refused: Vec::new(),
+        };
+        if said.draining {
+            self.peers.hop().lost(&self.node);
+        } else {
+            self.peers.hop().leads(&self.node, self.tunnel.clone());
+            let directory = self.peers.hop().directory();
+            directory.learn(&self.node, said.home, Instant::now());
+        }
+        answer
+    }
+
+    async fn advertise(&mut self) {
+        self.revision = self.revision.saturating_add(1);
+        let sessions = self.peers.outfit.streams.sessions();
+        let offers = advertise::offers(sessions, Vec::new(), self.revision, self.leaves);
+        send(&self.tunnel, ControlKind::Advertise(offers)).await;
+    }
+
+    async fn renew(&mut self, rotate: &Rotate) {
+        let (binding, credentials) = (self.tunnel.binding(), &self.peers.credentials);
+        match self.standing.renew(rotate, binding, credentials) {
+            Ok(answer) => {
+                send(&self.tunnel, ControlKind::Rotated(answer)).await;
+                self.follow();
+            }
+            Err(fault) => self.end_at_fault(Err(fault)),
+        }
+    }
+
+    /// Shows the newest key soon where the other node has just shown that it has it.
+    fn follow(&mut self) {
+        let keys = self.peers.credentials.signing();
+        if keys
+            .key(0)
+            .is_some_and(|key| key.kid == self.standing.kid())
+        {
+            self.rotation.renew(&keys);
+        }
+    }
+
+    async fn rotate(&mut self) {
+        let person = &self.peers.outfit.person;
+        let audience = peer::audience(&self.node);
+        let grant = Grant {
+            node: &person.node,
+            audience: &audience,
+            binding: self.tunnel.binding(),
+        };
+        let keys = self.peers.credentials.signing();
+        if let Some(rotate) = self.rotation.next(&keys, &person.identity, &grant) {
+            send(&self.tunnel, ControlKind::Rotate(rotate)).await;
+        }
+    }
+
+    /// This node takes nothing new: the other one is told, and what runs goes on for as long as is configured.
+    async fn leave(&mut self) {
+        self.leaves = true;
+        let grace = self.peers.outfit.limits.drain;
+        let finish_by_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+        let drain = Drain {
+            redial_in_ms: 0,
+            finish_by_ms,
+        };
+        send(&self.tunnel, ControlKind::Drain(drain)).await;
+        let tasks = self.tasks.clone();
+        let ended = async move {
+            let cut = tasks.drain(grace).await;
+            if cut > 0 {
+                warn!(
+                    streams = cut,
+                    "cut what outlived the drain of a peer tunnel"
+                );
+            }
+        };
+        self.ended.set(ended.boxed().fuse());
+    }
+
+    fn end_at_fault(&self, stands: Result<(), Fault>) {
+        if let Err((code, cause)) = stands {
+            warn!(node = %self.node, %code, cause, "peer tunnel ended by this node");
+            self.tunnel.close(code);
+        }
+    }
+}
+
+async fn send(tunnel: &Tunnel, message: ControlKind) {
+    if tunnel.send(message).await.is_err() {
+        debug!("the tunnel closed before a control message left");
+    }
+}
