@@ -2,13 +2,14 @@
 
 mod local;
 
+use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use sallyport_link::ClusterKeys;
-use sallyport_ops::{Exit, Workers, admin, places, telemetry};
+use sallyport_ops::{Exit, Workers, admin, places, program, telemetry};
 use sallyport_scripts::worker;
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -67,6 +68,13 @@ enum Command {
     /// Run administrators' functions for a relay, which starts this by itself.
     #[command(hide = true)]
     ScriptWorker,
+    /// Become a program that a relay starts, without the rights that it must not have.
+    #[command(hide = true)]
+    ProgramGuard {
+        /// What the relay says, and the program's own arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -126,6 +134,7 @@ impl Cli {
             Command::Drain(args) => local::drain(&args),
             Command::Undrain(args) => local::undrain(&args),
             Command::ScriptWorker => worker::serve(),
+            Command::ProgramGuard { arguments } => program::serve_guard(&arguments),
         }
     }
 }

@@ -11,6 +11,7 @@ use sallyport_link::{GatewayFile, KeyFileError};
 use sallyport_ops::files::FileError;
 use sallyport_ops::{Tasks, Watch};
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tracing::{info, info_span, warn};
 
 use crate::keeper;
@@ -32,10 +33,21 @@ const WHEN_THERE: &str = "the relay dials when one appears";
 /// Follows the gateway files for ever, beginning with what they said at start: one keeper for each gateway
 /// that they name.
 pub async fn follow(mut files: Files, outfit: Arc<Outfit>, tasks: Tasks) {
-    let mut watch = Watch::new(files.paths.clone(), LOOK_EVERY);
+    let paths = files.paths.clone();
+    let Ok(mut watch) = spawn_blocking(move || Watch::new(paths, LOOK_EVERY)).await else {
+        return; // only where the runtime ends
+    };
     let mut keepers: BTreeMap<String, watch::Sender<Arc<Wanted>>> = BTreeMap::new();
     loop {
-        let wanted = files.read();
+        // a file server that hangs holds up no tunnel
+        let reading = spawn_blocking(move || {
+            let wanted = files.read();
+            (files, wanted)
+        });
+        let Ok((back, wanted)) = reading.await else {
+            return;
+        };
+        files = back;
         let urls = wanted.keys().cloned().collect();
         outfit.board.files(files.listing(), urls);
         keepers.retain(|url, keeper| {

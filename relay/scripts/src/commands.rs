@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::program::{self, Bounds, Done, ProgramError};
+use sallyport_ops::program::Done;
+use sallyport_ops::{Bounds, Program, ProgramError, Programs};
 
 /// Stands at the end of an allowed command for any further arguments.
 const ANY_MORE: &str = "*";
@@ -11,10 +12,11 @@ const ANY_MORE: &str = "*";
 ///
 /// Each entry is an argument vector whose program is an absolute path: `["/opt/lm/lmstat", "-a"]` allows exactly that,
 /// `["/usr/bin/pgrep", "-c", "*"]` any arguments after `-c`. There is no shell, so no argument means more than itself.
-/// Empty is the default: nothing may be run.
-#[derive(Debug, Clone, Default)]
+/// Where the list is empty, nothing may be run.
+#[derive(Debug, Clone)]
 pub struct Commands {
     allowed: Vec<Vec<String>>,
+    programs: Programs,
     bounds: Bounds,
 }
 
@@ -35,14 +37,22 @@ pub enum CommandError {
 }
 
 impl Commands {
-    /// The list `allowed`.
+    /// The list `allowed`, run by `programs`.
     ///
     /// # Errors
     /// [`NotAllowable`] for the first entry without an absolute program.
-    pub fn new(allowed: Vec<Vec<String>>, bounds: Bounds) -> Result<Self, NotAllowable> {
+    pub fn new(
+        allowed: Vec<Vec<String>>,
+        programs: Programs,
+        bounds: Bounds,
+    ) -> Result<Self, NotAllowable> {
         match allowed.iter().find(|entry| !is_absolute(entry)) {
             Some(entry) => Err(NotAllowable(entry.clone())),
-            None => Ok(Self { allowed, bounds }),
+            None => Ok(Self {
+                allowed,
+                programs,
+                bounds,
+            }),
         }
     }
 
@@ -50,7 +60,8 @@ impl Commands {
     pub(crate) async fn run(&self, argv: &[String]) -> Result<Done, CommandError> {
         match argv.split_first() {
             Some((command, arguments)) if self.allows(argv) => {
-                Ok(program::run(Path::new(command), arguments, None, &self.bounds).await?)
+                let program = Program::new(command, arguments);
+                Ok(self.programs.run(&program, None, &self.bounds).await?)
             }
             _ => Err(CommandError::NotAllowed(argv.to_vec())),
         }
@@ -80,9 +91,13 @@ mod tests {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
+    fn list(allowed: Vec<Vec<String>>) -> Result<Commands, NotAllowable> {
+        Commands::new(allowed, Programs::new(1), Bounds::default())
+    }
+
     fn commands() -> Commands {
         let allowed = ["/opt/lmstat -a", "/usr/bin/pgrep -c *"].map(words);
-        Commands::new(allowed.to_vec(), Bounds::default()).unwrap()
+        list(allowed.to_vec()).unwrap()
     }
 
     #[test]
@@ -107,14 +122,14 @@ mod tests {
         ] {
             assert!(!commands.allows(&words(refused)), "{refused}");
         }
-        assert!(!Commands::default().allows(&words("/opt/lmstat -a")));
+        assert!(!list(Vec::new()).unwrap().allows(&words("/opt/lmstat -a")));
     }
 
     #[test]
     fn a_list_that_leaves_the_program_open_is_refused() {
         for entry in ["", "*", "lmstat -a", "./lmstat", "/opt/../bin/sh *"] {
             let entry = words(entry);
-            let refused = Commands::new(vec![entry.clone()], Bounds::default());
+            let refused = list(vec![entry.clone()]);
             assert_eq!(refused.unwrap_err(), NotAllowable(entry));
         }
     }

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use sallyport_ops::program::Done;
+use sallyport_ops::{Bounds, Program, ProgramError, Programs};
 use serde_json::Value;
 
-use crate::program::{self, Bounds, Done, ProgramError};
 use crate::script::{Fault, ScriptError};
 
 /// A program that gets its input as JSON on standard input and answers with JSON on standard output.
@@ -25,35 +26,31 @@ pub struct Executable {
 }
 
 impl Executable {
-    /// Runs it on `input`.
+    /// Has `programs` run it on `input`.
     ///
     /// # Errors
     /// [`ScriptError`] when it cannot be run, fails, exceeds its bounds or writes something else than one JSON value.
-    pub async fn call(&self, input: &Value) -> Result<Value, ScriptError> {
-        self.attempt(input)
+    pub async fn call(&self, input: &Value, programs: &Programs) -> Result<Value, ScriptError> {
+        self.attempt(input, programs)
             .await
             .map_err(|fault| fault.of(&self.name))
     }
 
-    async fn attempt(&self, input: &Value) -> Result<Value, Fault> {
+    async fn attempt(&self, input: &Value, programs: &Programs) -> Result<Value, Fault> {
         if !self.program.is_absolute() {
             let program = self.program.display();
             return Err(Fault::Failed(format!("{program} is not an absolute path")));
         }
         let input = input.to_string();
-        let run = program::run(
-            &self.program,
-            &self.arguments,
-            Some(input.as_bytes()),
-            &self.bounds,
-        );
+        let program = Program::new(&self.program, &self.arguments);
+        let run = programs.run(&program, Some(input.as_bytes()), &self.bounds);
         let done = run.await.map_err(|error| match error {
             ProgramError::TimedOut { after, .. } => Fault::TimedOut(after),
             ProgramError::TooMuch { most, .. } => Fault::TooLarge {
                 what: "what it writes",
                 limit: most,
             },
-            ProgramError::Start { .. } | ProgramError::Talk { .. } => {
+            ProgramError::Busy { .. } | ProgramError::Start { .. } | ProgramError::Talk { .. } => {
                 Fault::Failed(error.to_string())
             }
         })?;
@@ -94,11 +91,15 @@ mod tests {
         }
     }
 
+    async fn call(executable: &Executable, input: &Value) -> Result<Value, ScriptError> {
+        executable.call(input, &Programs::new(1)).await
+    }
+
     #[tokio::test]
     async fn json_goes_in_and_out() {
         let input = json!({ "servers": [{ "serverId": "a" }] });
-        assert_eq!(shell("cat").call(&input).await.unwrap(), input);
-        assert_eq!(shell("echo").call(&input).await.unwrap(), Value::Null);
+        assert_eq!(call(&shell("cat"), &input).await.unwrap(), input);
+        assert_eq!(call(&shell("echo"), &input).await.unwrap(), Value::Null);
     }
 
     #[tokio::test]
@@ -118,15 +119,15 @@ mod tests {
             ),
         ];
         for (script, said) in failures {
-            let error = shell(script).call(&Value::Null).await.unwrap_err();
+            let error = call(&shell(script), &Value::Null).await.unwrap_err();
             assert_eq!(error.to_string(), said);
         }
         let mut slow = shell("sleep 600");
         slow.bounds.time = Duration::from_millis(50);
-        let error = slow.call(&Value::Null).await.unwrap_err();
+        let error = call(&slow, &Value::Null).await.unwrap_err();
         assert_eq!(error.fault, Fault::TimedOut(Duration::from_millis(50)));
         slow.program = "sh".into();
-        let error = slow.call(&Value::Null).await.unwrap_err();
+        let error = call(&slow, &Value::Null).await.unwrap_err();
         assert_eq!(
             error.fault,
             Fault::Failed("sh is not an absolute path".to_owned())

@@ -16,7 +16,6 @@ pub mod host;
 pub mod commands;
 pub mod processes;
 pub mod executable;
-pub mod program;
 pub mod worker;
 mod engine;
 mod sandbox;

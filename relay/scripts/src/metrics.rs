@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
-use sallyport_ops::Tasks;
+use sallyport_ops::{Guard, Programs, Tasks};
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -73,6 +73,7 @@ pub enum MetricsError {
 pub struct Metrics {
     scripts: Scripts,
     host: Arc<Host>,
+    guard: Guard,
     tasks: Tasks,
     gauges: Mutex<Vec<Arc<Gauge>>>,
 }
@@ -80,6 +81,8 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Gauge {
     metric: Metric,
+    /// One place: a program that cannot be killed is not started again beside itself.
+    programs: Programs,
     state: Mutex<State>,
 }
 
@@ -93,11 +96,13 @@ struct State {
 
 impl Metrics {
     /// No metrics yet. `scripts` should serve nothing else, because functions that wait for programs hold a worker.
+    /// Executables run behind `guard`.
     #[must_use]
-    pub fn new(scripts: Scripts, host: Arc<Host>, tasks: Tasks) -> Self {
+    pub fn new(scripts: Scripts, host: Arc<Host>, guard: Guard, tasks: Tasks) -> Self {
         Self {
             scripts,
             host,
+            guard,
             tasks,
             gauges: Mutex::default(),
         }
@@ -118,7 +123,7 @@ impl Metrics {
                 return Err(MetricsError::Twice(metric.name().to_owned()));
             }
             let known = gauges.iter().find(|gauge| gauge.metric == metric);
-            new.push(known.map_or_else(|| Arc::new(Gauge::new(metric)), Arc::clone));
+            new.push(known.map_or_else(|| Arc::new(Gauge::new(metric, &self.guard)), Arc::clone));
         }
         *gauges = new;
         Ok(())
@@ -155,7 +160,9 @@ impl Metrics {
                     .call(script, &input, Moment::now(), Some(&host))
                     .await
                     .map(|called| called.value),
-                Metric::Executable(executable) => executable.call(&input).await,
+                Metric::Executable(executable) => {
+                    executable.call(&input, &running.0.programs).await
+                }
             };
             running.0.note(computed);
             drop(running);
@@ -198,9 +205,10 @@ impl Drop for Running {
 }
 
 impl Gauge {
-    fn new(metric: Metric) -> Self {
+    fn new(metric: Metric, guard: &Guard) -> Self {
         Self {
             metric,
+            programs: Programs::guarded(1, guard.clone()),
             state: Mutex::default(),
         }
     }

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sallyport_ops::program::Running;
+use sallyport_ops::{Program, Programs};
 use tokio::io::{AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::{ChildStdin, ChildStdout};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::host::Host;
@@ -25,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A running worker. It is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    child: Child,
+    running: Running,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
     kept: Kept,
@@ -63,27 +65,23 @@ struct Progress {
 }
 
 impl Worker {
-    /// Starts one and waits until it is ready.
+    /// Has `programs` start one and waits until it is ready.
     ///
     /// # Errors
     /// When the program cannot be run, or is not one that answers.
-    pub(crate) async fn start(settings: &Settings) -> io::Result<Self> {
-        let mut child = Command::new(&settings.program)
-            .args(&settings.arguments)
-            .env_clear()
-            .current_dir("/")
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take()) else {
+    pub(crate) async fn start(settings: &Settings, programs: &Programs) -> io::Result<Self> {
+        let program = Program {
+            environment: Vec::new(),
+            ..Program::new(&settings.program, &settings.arguments)
+        };
+        let started = timeout(PATIENCE, programs.start(&program)).await;
+        let mut running = started?.map_err(io::Error::other)?;
+        let (Some(to), Some(from)) = (running.stdin.take(), running.stdout.take()) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
         let limits = &settings.limits;
         let mut worker = Self {
-            child,
+            running,
             to,
             from: BufReader::new(from),
             kept: Kept::default(),
@@ -110,9 +108,9 @@ impl Worker {
         &self.missing
     }
 
-    /// Whether it still runs, as far as is known.
-    pub(crate) fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+    /// Whether it still runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.running.is_alive()
     }
 
     /// Runs `call`, on `servers` when it is to choose one.
@@ -249,7 +247,7 @@ impl Worker {
 
     /// How it ended, which it is about to do by itself: its pipe is closed.
     async fn end(&mut self) -> String {
-        match timeout(PATIENCE, self.child.wait()).await {
+        match timeout(PATIENCE, self.running.ended()).await {
             Ok(ended) => in_words(ended),
             Err(_late) => self.kill().await,
         }
@@ -257,9 +255,8 @@ impl Worker {
 
     /// Kills it and says how it ended.
     async fn kill(&mut self) -> String {
-        // it may have ended in this instant
-        let _ended = self.child.start_kill();
-        match timeout(PATIENCE, self.child.wait()).await {
+        self.running.kill();
+        match timeout(PATIENCE, self.running.ended()).await {
             Ok(ended) => in_words(ended),
             Err(_late) => "it cannot be killed".to_owned(),
         }

@@ -13,7 +13,9 @@ use landlock::{
     RulesetStatus, Scope,
 };
 use nix::sys::prctl;
-use rustix::process::{Resource, Rlimit, setpriority_process, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, Signal, set_parent_process_death_signal, setpriority_process, setrlimit,
+};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
@@ -43,6 +45,10 @@ pub(crate) struct SandboxError {
 /// When a part that every kernel has cannot be set.
 pub(crate) fn enter(heap: u64) -> Result<Vec<String>, SandboxError> {
     let failed = |step| move |cause| SandboxError { step, cause };
+    // one whose relay went before this finds its pipe closed
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(io::Error::from)
+        .map_err(failed("ending with the relay"))?;
     close_inherited().map_err(failed("closing inherited descriptors"))?;
     limit(heap).map_err(failed("setting resource limits"))?;
     prctl::set_no_new_privs()

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sallyport_ops::Tasks;
+use sallyport_ops::{Programs, Tasks};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -18,6 +18,9 @@ use crate::suspended::Suspended;
 
 /// Workers that wait beyond those that may run, so that there is one when another was killed.
 const SPARE: usize = 1;
+
+/// Workers that may be on their way out, or hang within the kernel, while others take their places.
+const LOST: usize = 16;
 
 /// How long a call waits for a worker to come up.
 const UP_WITHIN: Duration = Duration::from_secs(2);
@@ -36,6 +39,8 @@ pub struct Scripts {
 #[derive(Debug)]
 struct Pool {
     settings: Settings,
+    /// Starts workers, those included that cannot be killed.
+    programs: Programs,
     /// Who runs or waits.
     line: Semaphore,
     /// Who runs.
@@ -57,6 +62,7 @@ impl Scripts {
     pub fn start(settings: Settings, tasks: &Tasks) -> Self {
         let pool = Arc::new(Pool {
             line: Semaphore::new(settings.workers.saturating_add(settings.waiting)),
+            programs: Programs::new(settings.workers.saturating_add(SPARE).saturating_add(LOST)),
             turns: Semaphore::new(settings.workers),
             ready: Semaphore::new(0),
             idle: Mutex::default(),
@@ -200,7 +206,7 @@ impl Pool {
         while let Ok(Ok(ready)) = timeout_at(until, self.ready.acquire()).await {
             ready.forget();
             let taken = lock(&self.idle).pop();
-            if let Some(mut worker) = taken {
+            if let Some(worker) = taken {
                 if worker.is_alive() {
                     return Ok(worker);
                 }
@@ -245,7 +251,7 @@ async fn keep_up(pool: Arc<Pool>) {
     let mut pause = first;
     let mut told = false;
     while let Ok(vacancy) = pool.vacancies.acquire().await {
-        match Worker::start(&pool.settings).await {
+        match Worker::start(&pool.settings, &pool.programs).await {
             Ok(worker) => {
                 vacancy.forget();
                 pause = first;

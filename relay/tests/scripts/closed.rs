@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::process::{Command, Stdio};
 
+use sallyport_ops::{Bounds, Guard, Program, ProgramError, Programs};
+
 use crate::{scripts, settings, until_there_are, workers};
 
 #[tokio::test]
@@ -63,14 +65,66 @@ fn a_worker_without_a_relay_ends() {
 }
 
 #[test]
-fn the_workers_command_is_nobodys_business() {
+fn the_hidden_commands_are_nobodys_business() {
     let help = Command::new(env!("CARGO_BIN_EXE_sallyport-relay"))
         .arg("--help")
         .output()
         .expect("it runs");
     let help = String::from_utf8_lossy(&help.stdout);
     assert!(
-        help.contains("doctor") && !help.contains("script-worker"),
+        help.contains("doctor")
+            && !help.contains("script-worker")
+            && !help.contains("program-guard"),
         "{help}"
+    );
+}
+
+#[tokio::test]
+async fn a_guarded_program_has_lost_what_it_must_not_have() {
+    let guard = Guard {
+        program: env!("CARGO_BIN_EXE_sallyport-relay").into(),
+        ..Guard::ourselves()
+    };
+    let programs = Programs::guarded(1, guard);
+    let files = [
+        "/proc/self/status",
+        "/proc/self/limits",
+        "/proc/self/environ",
+    ];
+    let cat = Program::new("/bin/cat", files);
+    let done = programs.run(&cat, None, &Bounds::default()).await;
+    let done = done.expect("it runs");
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(text.contains("NoNewPrivs:\t1"), "{text}");
+    for (name, most) in [
+        ("core file size", "0"),
+        ("cpu time", "60"),
+        ("data size", "1073741824"),
+    ] {
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("Max {name}")));
+        let found: Vec<_> = line
+            .expect(name)
+            .split_whitespace()
+            .rev()
+            .skip(1)
+            .take(2)
+            .collect();
+        assert_eq!(found, [most, most], "{name}");
+    }
+    // our own has far more
+    let environ = text.lines().next_back().expect("the last file");
+    assert_eq!(
+        environ.len(),
+        "PATH=/usr/bin:/bin LANG=C.UTF-8 ".len(),
+        "{environ}"
+    );
+
+    let missing = Program::new("/etc/passwd", [""; 0]);
+    let refused = programs.run(&missing, None, &Bounds::default()).await;
+    assert!(
+        matches!(refused, Err(ProgramError::Start { .. })),
+        "{refused:?}"
     );
 }

@@ -5,8 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use sallyport_ops::Tasks;
-use sallyport_scripts::program::Bounds;
+use sallyport_ops::{Bounds, Guard, Programs, Tasks};
 use sallyport_scripts::{
     Commands, Executable, Host, Metric, Metrics, Reading, Script, Scripts, metrics,
 };
@@ -17,10 +16,15 @@ use crate::{LONG, settings};
 fn metrics_allowing(allowed: &[&[&str]]) -> Metrics {
     let words = |entry: &&[&str]| entry.iter().map(|word| (*word).to_owned()).collect();
     let allowed = allowed.iter().map(words).collect();
-    let commands = Commands::new(allowed, Bounds::default()).expect("allowable");
+    let guard = Guard {
+        program: env!("CARGO_BIN_EXE_sallyport-relay").into(),
+        ..Guard::ourselves()
+    };
+    let programs = Programs::guarded(8, guard.clone());
+    let commands = Commands::new(allowed, programs, Bounds::default()).expect("allowable");
     let tasks = Tasks::new();
     let scripts = Scripts::start(settings(), &tasks);
-    Metrics::new(scripts, Arc::new(Host::new(commands)), tasks)
+    Metrics::new(scripts, Arc::new(Host::new(commands)), guard, tasks)
 }
 
 fn function(name: &str, source: &str) -> Metric {

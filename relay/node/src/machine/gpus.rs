@@ -3,16 +3,13 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
-use sallyport_ops::Tasks;
+use sallyport_ops::program::Done;
+use sallyport_ops::{Bounds, Program, ProgramError, Programs, Tasks};
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info_span, warn};
 
 /// Most bytes of an answer.
@@ -61,7 +58,9 @@ enum Asked {
     Gpus(Vec<Gpu>),
     Failed(String),
     /// Killed, and perhaps not gone yet: a process in the driver cannot be killed.
-    TooSlow(Child),
+    TooSlow,
+    /// Not asked: the one that was too slow is still there, however long that takes. A second one would hang beside it.
+    NotGone,
 }
 
 /// Asks again and again.
@@ -70,17 +69,17 @@ pub(super) fn follow(query: Query, tasks: &Tasks) -> watch::Receiver<Vec<Gpu>> {
     tasks.spawn(info_span!("gpus"), async move {
         let mut ticks = interval(query.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let programs = Programs::new(1);
         let mut said = None;
         loop {
             ticks.tick().await;
-            let (found, fault) = match query.ask().await {
+            let (found, fault) = match query.ask(&programs).await {
                 Asked::Gpus(found) => (found, None),
                 Asked::Failed(cause) => (Vec::new(), Some(cause)),
-                Asked::TooSlow(mut child) => {
+                Asked::NotGone => continue,
+                Asked::TooSlow => {
                     gpus.send_replace(Vec::new());
                     warn!(within = ?query.within, "nvidia-smi gives no answer: this node offers no GPUs until it does");
-                    // however long that takes: a second one would hang beside it
-                    let _gone = child.wait().await;
                     continue;
                 }
             };
@@ -97,54 +96,36 @@ pub(super) fn follow(query: Query, tasks: &Tasks) -> watch::Receiver<Vec<Gpu>> {
 }
 
 impl Query {
-    async fn ask(&self) -> Asked {
-        let mut child = match self.start() {
-            Ok(child) => child,
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Asked::Gpus(Vec::new()),
-            Err(cause) => return Asked::Failed(cause.to_string()),
+    async fn ask(&self, programs: &Programs) -> Asked {
+        let bounds = Bounds {
+            time: self.within,
+            output: MOST_BYTES,
         };
-        let answered = timeout(self.within, answer(&mut child)).await;
-        match answered {
-            Ok(Ok((status, text))) if status.success() => Asked::Gpus(parse(&text)),
-            Ok(Ok((status, _))) => Asked::Failed(status.to_string()),
-            Ok(Err(cause)) => Asked::Failed(cause.to_string()),
-            Err(_elapsed) => {
-                kill(&child);
-                Asked::TooSlow(child)
+        match programs.run(&self.program(), None, &bounds).await {
+            Ok(Done { status, stdout, .. }) if status.success() => {
+                Asked::Gpus(parse(&String::from_utf8_lossy(&stdout)))
             }
+            Ok(Done { status, .. }) => Asked::Failed(status.to_string()),
+            Err(ProgramError::TimedOut { .. }) => Asked::TooSlow,
+            Err(ProgramError::Busy { .. }) => Asked::NotGone,
+            Err(ProgramError::Start { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
+                Asked::Gpus(Vec::new())
+            }
+            Err(
+                error @ (ProgramError::Start { .. }
+                | ProgramError::TooMuch { .. }
+                | ProgramError::Talk { .. }),
+            ) => Asked::Failed(error.to_string()),
         }
     }
 
-    /// In a process group of its own, since it may be a script, and without our environment.
-    fn start(&self) -> io::Result<Child> {
-        let path = std::env::var_os("PATH").map(|path| ("PATH", path));
-        Command::new(&self.program)
-            .args(ARGUMENTS)
-            .env_clear()
-            .envs(path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-    }
-}
-
-async fn answer(child: &mut Child) -> io::Result<(ExitStatus, String)> {
-    let mut bytes = Vec::new();
-    if let Some(out) = child.stdout.take() {
-        out.take(MOST_BYTES).read_to_end(&mut bytes).await?;
-    }
-    let status = child.wait().await?;
-    Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-fn kill(child: &Child) {
-    let id = child.id().and_then(|id| i32::try_from(id).ok());
-    if let Some(group) = id.and_then(Pid::from_raw) {
-        // one that is gone needs no signal
-        let _gone = kill_process_group(group, Signal::KILL);
+    /// With nothing of our environment but what says where it is.
+    fn program(&self) -> Program {
+        let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
+        Program {
+            environment: path.into_iter().collect(),
+            ..Program::new(&self.program, ARGUMENTS)
+        }
     }
 }
 
@@ -180,8 +161,12 @@ mod tests {
     use std::path::Path;
 
     use proptest::prelude::*;
+    use tokio::time::timeout;
 
     use super::*;
+
+    /// Far above anything that is waited for here.
+    const LONG: Duration = Duration::from_secs(30);
 
     const ANSWER: &str = "0, GPU-ab, 81559, 1024, 37, NVIDIA H100, 80GB\n\
                           1, GPU-cd, [N/A], [N/A], [Not Supported], GRID\nNo devices\n";
@@ -202,7 +187,7 @@ mod tests {
             every: within,
             within,
         }
-        .ask()
+        .ask(&Programs::new(1))
         .await
     }
 
@@ -236,7 +221,9 @@ mod tests {
             every: within,
             within,
         };
-        assert!(matches!(absent.ask().await, Asked::Gpus(gpus) if gpus.is_empty()));
+        assert!(
+            matches!(absent.ask(&Programs::new(1)).await, Asked::Gpus(gpus) if gpus.is_empty())
+        );
     }
 
     #[tokio::test]
@@ -258,14 +245,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_hangs_is_killed_with_its_children() {
-        let asked = asked("sleep 1000; true", Duration::from_millis(100)).await;
-
-        let Asked::TooSlow(mut child) = asked else {
-            panic!("it does not answer");
+    async fn one_that_hangs_is_killed_and_the_driver_asked_again_when_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let query = |script: &str, within: Duration| Query {
+            program: program(dir.path(), script),
+            every: within,
+            within,
         };
-        let ended = timeout(Duration::from_secs(30), child.wait()).await;
-        assert!(!ended.expect("it is gone").expect("waited for").success());
+        let programs = Programs::new(1);
+        let hangs = query("sleep 1000; true", Duration::from_millis(100));
+        assert!(matches!(hangs.ask(&programs).await, Asked::TooSlow));
+
+        let answers = query(&format!("printf '{ANSWER}'"), LONG);
+        let asked_again = async {
+            loop {
+                match answers.ask(&programs).await {
+                    Asked::NotGone => tokio::task::yield_now().await,
+                    Asked::Gpus(gpus) => return gpus,
+                    Asked::Failed(cause) => panic!("{cause}"),
+                    Asked::TooSlow => panic!("it does answer"),
+                }
+            }
+        };
+        let gpus = timeout(LONG, asked_again).await.expect("it is gone");
+        assert_eq!(gpus, parse(ANSWER));
     }
 
     proptest! {
