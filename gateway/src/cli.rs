@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 use sallyport_certs::CertError;
 use sallyport_ops::admin::{AskError, ask};
+use sallyport_ops::logs::{self, LogsError, Wish};
 use sallyport_ops::privileges::{raise_descriptor_limit, uid_of};
 use sallyport_ops::telemetry::{self, TelemetryError};
 use sallyport_ops::{ConfigError, Exit, places};
 use sallyport_wire::NodeName;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use tokio::runtime::{Builder, Runtime};
 use tracing::error;
 
 use crate::budget::{Budget, TooFew};
@@ -64,6 +66,15 @@ enum Command {
     },
     /// Keys that relays authenticate with
     Key(KeyArgs),
+    /// What the running gateway logged last, wherever else its log goes
+    Logs {
+        /// Go on with what is logged from now on, until Ctrl-C
+        #[arg(long, short)]
+        follow: bool,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -99,6 +110,8 @@ enum CommandError {
     Telemetry(#[from] TelemetryError),
     #[error(transparent)]
     Ask(#[from] AskError),
+    #[error(transparent)]
+    Logs(#[from] LogsError),
     #[error("writing the output: {0}")]
     Io(#[from] io::Error),
 }
@@ -115,7 +128,9 @@ impl CommandError {
             Self::Serve(error) if error.is_configuration() => Exit::Config,
             Self::Init(error) => error.exit(),
             Self::Keys(error) => error.exit(),
-            Self::Serve(_) | Self::Telemetry(_) | Self::Ask(_) | Self::Io(_) => Exit::Failure,
+            Self::Serve(_) | Self::Telemetry(_) | Self::Ask(_) | Self::Logs(_) | Self::Io(_) => {
+                Exit::Failure
+            }
         }
     }
 }
@@ -157,8 +172,8 @@ fn run(cli: Cli, out: &mut dyn Write) -> Result<(), CommandError> {
         }
         Command::Run => {
             let config = Config::load(&path)?;
-            let _telemetry = telemetry::init(config.log)?;
-            let ended = serve::run(config);
+            let telemetry = telemetry::init(config.log)?;
+            let ended = serve::run(config, telemetry.logging());
             ended.inspect_err(|cause| error!(%cause, "the gateway does not start"))?;
         }
         Command::Check => check(&path, out)?,
@@ -184,6 +199,15 @@ fn run(cli: Cli, out: &mut dyn Write) -> Result<(), CommandError> {
                 out,
                 "The name {node} is free again; {tunnels} tunnels were ended."
             )?;
+        }
+        Command::Logs { follow, json } => {
+            let wish = Wish {
+                follow,
+                json,
+                category: None,
+            };
+            let socket = places::admin_socket("gateway", &path);
+            runtime()?.block_on(logs::show(&socket, &wish, out))?;
         }
         Command::Key(args) => {
             let file = Config::load(&path)?.gateway_file;
@@ -256,10 +280,12 @@ fn asked(
     body: Option<Value>,
 ) -> Result<Value, CommandError> {
     let socket = places::admin_socket("gateway", path);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    Ok(runtime.block_on(ask(&socket, method, route, body))?)
+    Ok(runtime()?.block_on(ask(&socket, method, route, body))?)
+}
+
+/// For a command that asks.
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
 }
 
 #[cfg(test)]

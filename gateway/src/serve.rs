@@ -14,7 +14,7 @@ use sallyport_link::{EndpointError, KeyRing, Settings, quic_endpoint};
 use sallyport_ops::files::make_directory;
 use sallyport_ops::listen::ListenError;
 use sallyport_ops::privileges::{Became, PrivilegeError, become_user, raise_descriptor_limit};
-use sallyport_ops::{Metrics, Ready, Signal, Signals, Slots, Tasks, places, privileges};
+use sallyport_ops::{Logging, Metrics, Ready, Signal, Signals, Slots, Tasks, places, privileges};
 use sallyport_wire::{ALPN, Code};
 use tokio::net::UdpSocket;
 use tracing::{Span, error, info, info_span, warn};
@@ -94,16 +94,16 @@ impl ServeError {
     }
 }
 
-/// Runs a gateway until it is told to end.
+/// Runs a gateway until it is told to end; its administrator may read what it logs.
 ///
 /// # Errors
 /// [`ServeError`] if it does not start.
-pub fn run(config: Config) -> Result<(), ServeError> {
+pub fn run(config: Config, logging: Logging) -> Result<(), ServeError> {
     let runtime = config.workers.runtime();
     let runtime = runtime.map_err(ServeError::system("starting threads"))?;
     let ended = runtime.block_on(async {
         let signals = Signals::new().map_err(ServeError::system("listening to signals"))?;
-        let gateway = Gateway::start(config)?;
+        let gateway = Gateway::start(config, logging)?;
         gateway.until_told(signals).await;
         Ok(())
     });
@@ -126,7 +126,7 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn start(config: Config) -> Result<Self, ServeError> {
+    fn start(config: Config, logging: Logging) -> Result<Self, ServeError> {
         let open_files = raise_descriptor_limit().map_err(ServeError::system("open files"))?;
         let budget = Budget::compute(&config, open_files)?;
         let sockets = Sockets::bind(&config)?;
@@ -171,7 +171,7 @@ impl Gateway {
             clients,
             house,
         };
-        gateway.keep_house(metrics)?;
+        gateway.keep_house(metrics, logging)?;
         gateway.open(sockets.public, &settings, budget.newcomers);
         gateway.open_raw(sockets.tcp, sockets.udp, &places);
         gateway.ready.set(SERVING, Ok(()));
@@ -181,9 +181,9 @@ impl Gateway {
     }
 
     /// Admin, names and reloads: what goes on until the very end.
-    fn keep_house(&self, metrics: Metrics) -> Result<(), ServeError> {
+    fn keep_house(&self, metrics: Metrics, logging: Logging) -> Result<(), ServeError> {
         let config = self.hub.config();
-        let admin = admin::admin(&self.hub, metrics, self.ready.clone());
+        let admin = admin::admin(&self.hub, metrics, self.ready.clone(), logging);
         let socket = places::admin_socket("gateway", &config.path);
         admin
             .serve_unix(&socket, &self.house)

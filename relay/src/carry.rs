@@ -79,9 +79,13 @@ impl Carrier {
     pub(crate) async fn reach(&self, admitted: &Admitted) -> Result<Upstream, ReachError> {
         let session = &admitted.session.config;
         let reached = reach::reach(session, &admitted.request.client, self.limits.connect).await;
-        reached.inspect_err(|cause| {
-            info!(node = %self.node, session = %session.id, %cause, "session not reached");
-        })
+        match &reached {
+            Ok(_) => debug!(target = %session.target, "session reached"),
+            Err(cause) => {
+                info!(node = %self.node, session = %session.id, %cause, "session not reached");
+            }
+        }
+        reached
     }
 
     /// Joins a client's stream to its session's until both are done.

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod local;
+mod logs;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -16,6 +17,7 @@ use time::OffsetDateTime;
 use tracing::error;
 
 use self::local::{DrainArgs, SetArgs, StaticDataArgs, UndrainArgs};
+use self::logs::{DebugArgs, LogsArgs};
 use crate::certificates;
 use crate::cluster_key::{self, KeyCommand};
 use crate::config::{CLUSTER_KEYS, Config, LoadError};
@@ -65,6 +67,13 @@ enum Command {
     Drain(DrainArgs),
     /// Let a node take logins and sessions again.
     Undrain(UndrainArgs),
+    /// Show what the running relay logged last, wherever else its log goes.
+    Logs(LogsArgs),
+    /// Have the running relay log details of one category for a while.
+    ///
+    /// It holds for this node alone and ends by itself, also with the relay. The lines are in `logs --category` and
+    /// wherever else the log goes. Without a command, the categories are listed.
+    Debug(DebugArgs),
     /// Run administrators' functions for a relay, which starts this by itself.
     #[command(hide = true)]
     ScriptWorker,
@@ -133,6 +142,8 @@ impl Cli {
             Command::Set(args) => local::set(&args),
             Command::Drain(args) => local::drain(&args),
             Command::Undrain(args) => local::undrain(&args),
+            Command::Logs(args) => logs::logs(&args),
+            Command::Debug(args) => logs::debug(&args),
             Command::ScriptWorker => worker::serve(),
             Command::ProgramGuard { arguments } => program::serve_guard(&arguments),
         }
@@ -147,7 +158,7 @@ fn execute_run(file: &Path) -> Exit {
         Ok(config) => config,
         Err(error) => return complain(&error, Exit::Config),
     };
-    let _telemetry = match telemetry::init(config.log) {
+    let telemetry = match telemetry::init(config.log) {
         Ok(telemetry) => telemetry,
         Err(error) => return complain(&error, Exit::Config),
     };
@@ -155,7 +166,7 @@ fn execute_run(file: &Path) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error, Exit::Failure),
     };
-    let ended = runtime.block_on(run::run(config));
+    let ended = runtime.block_on(run::run(config, telemetry.logging()));
     // A file server that hangs does not hold the process.
     runtime.shutdown_timeout(FAREWELL);
     match ended {

@@ -13,6 +13,7 @@ pub mod direct;
 pub mod status;
 pub mod servers;
 pub mod local;
+pub mod debug;
 pub mod peers;
 pub mod gateways;
 pub mod keeper;

@@ -12,7 +12,7 @@ use sallyport_link::identity::{IdentityError, next_generation};
 use sallyport_link::proxy::{ProxyRules, ProxyUrlError};
 use sallyport_link::{Choice, Dialer, KeyFileError, NodeIdentity, Settings, backoff};
 use sallyport_node::settings::SettingsError;
-use sallyport_ops::{Admin, Metrics, Ready, Signal, Signals, Tasks, places, privileges};
+use sallyport_ops::{Admin, Logging, Metrics, Ready, Signal, Signals, Tasks, places, privileges};
 use sallyport_wire::message::DATA;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, info_span, warn};
@@ -21,6 +21,7 @@ use crate::board::{Board, TUNNELS};
 use crate::certificates::{self, Served, TlsError};
 use crate::config::Config;
 use crate::credentials::Credentials;
+use crate::debug;
 use crate::direct::{self, DirectError};
 use crate::gateways::{self, Files};
 use crate::health;
@@ -119,11 +120,11 @@ struct Owners {
     tunnels: Tasks,
 }
 
-/// Runs a relay until a signal ends it.
+/// Runs a relay until a signal ends it; its administrator may read what it logs.
 ///
 /// # Errors
 /// [`StartError`]. Once it runs it ends only by signal.
-pub async fn run(config: Config) -> Result<(), StartError> {
+pub async fn run(config: Config, logging: Logging) -> Result<(), StartError> {
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let all = Tasks::new();
     let owners = Owners {
@@ -131,7 +132,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         tunnels: all.child(),
         all,
     };
-    let (outfit, served) = start(&config, &owners)?;
+    let (outfit, served) = start(&config, &owners, logging)?;
     loop {
         match signals.next().await {
             Signal::Terminate => break,
@@ -143,7 +144,11 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     Ok(())
 }
 
-fn start(config: &Config, owners: &Owners) -> Result<(Arc<Outfit>, Vec<Served>), StartError> {
+fn start(
+    config: &Config,
+    owners: &Owners,
+    logging: Logging,
+) -> Result<(Arc<Outfit>, Vec<Served>), StartError> {
     let (metrics, ready) = (Metrics::new(), Ready::new(&[TUNNELS]));
     owners.all.expose(&metrics);
     if let Err(cause) = privileges::raise_descriptor_limit() {
@@ -171,6 +176,7 @@ fn start(config: &Config, owners: &Owners) -> Result<(Arc<Outfit>, Vec<Served>),
     };
     let peers = peers(config, &outfit, owners)?;
     let admin = Admin::new(metrics, ready);
+    let admin = debug::routes(admin, config, logging, &owners.background);
     serve_admin(config, (&describer, &peers), admin, owners)?;
     info!(node = %outfit.person.node, id = %outfit.person.identity.id(), generation = outfit.person.generation, sessions = sessions.len(), "relay started");
     health::watch(&sessions, &config.limits, &owners.background);

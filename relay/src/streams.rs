@@ -185,7 +185,7 @@ impl Streams {
             && hops
             && let Some(node) = self.hop.locate(id)
         {
-            self.count(&request);
+            self.opens(&request);
             return Ok(Way::There(request, node));
         }
         let session = session.inspect_err(
@@ -195,11 +195,12 @@ impl Streams {
             |code| info!(node = %self.carrier.node(), %code, client = carry::client(&request), "stream not let in"),
         )?;
         session.count();
-        self.count(&request);
+        self.opens(&request);
         Ok(Way::Here(request, Arc::clone(session), passage))
     }
 
-    fn count(&self, request: &Request) {
+    fn opens(&self, request: &Request) {
+        debug!(client = carry::client(request), "stream opened");
         self.opened
             .get_or_create(&vec![("kind", carry::kind_word(request.kind))])
             .inc();
@@ -312,6 +313,7 @@ impl Streams {
     }
 
     async fn refuse(&self, stream: TunnelStream, code: Code) {
+        debug!(%code, "stream refused");
         self.refused
             .get_or_create(&vec![("code", code.word())])
             .inc();

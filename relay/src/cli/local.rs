@@ -273,7 +273,7 @@ pub(super) struct DrainArgs {
     listing: Listing,
 }
 
-fn within(text: &str) -> Result<Duration, String> {
+pub(super) fn within(text: &str) -> Result<Duration, String> {
     let wrong = || "write a time like 30m or 48h".to_owned();
     parse_duration(text).ok_or_else(wrong)
 }

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tracing::debug;
 
 use crate::dial_error::{Cause, DialError, Step};
 use crate::network::{Network, Tcp};
@@ -69,6 +70,16 @@ pub(crate) enum Won {
     Tls(Box<TlsStream<Box<dyn Tcp>>>, SocketAddr),
 }
 
+impl Won {
+    fn log(&self) {
+        let (transport, remote) = match self {
+            Self::Quic(connection) => ("quic", connection.remote_address()),
+            Self::Tls(_, remote) => ("tls", *remote),
+        };
+        debug!(transport, %remote, "connected");
+    }
+}
+
 /// Makes connections; keeps one UDP socket for each family.
 #[derive(Debug)]
 pub(crate) struct Connector {
@@ -103,16 +114,18 @@ impl Connector {
             None => (route.host, route.port),
         };
         let addresses = self.resolve(target).await?;
+        debug!(host = target.0, ?addresses, ?choice, "dialling");
         let stagger = self.settings.stagger;
         let quic = first(&addresses, stagger, |to| self.quic(route, to));
         let tls = first(&addresses, stagger, |to| self.tls(route, to));
-        match choice {
+        let won = match choice {
             Choice::Quic => quic.await,
             Choice::Tls => tls.await,
             Choice::Auto | Choice::TlsFirst if route.proxy.is_some() => tls.await,
             Choice::Auto => quic_first(quic, tls, &self.settings).await,
             Choice::TlsFirst => tls_first(quic, tls, &self.settings).await,
-        }
+        };
+        won.inspect(Won::log)
     }
 
     /// A bare connection to `known`, or through a proxy to `to`.
@@ -267,7 +280,10 @@ where
         tokio::select! {
             Some(ended) = running.next() => match ended {
                 Ok(won) => return Ok(won),
-                Err(error) => fault = fault.or(Some(error)),
+                Err(error) => {
+                    debug!(step = %error.step, cause = %error.cause, "an address failed");
+                    fault = fault.or(Some(error));
+                }
             },
             () = sleep(stagger), if more => {}
         }

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
+use tracing::debug;
 
 use crate::connect::{Connector, Route, Won};
 use crate::framed::{self, FramedError};
@@ -316,12 +317,14 @@ impl Dialer {
             framed::write(write, hello, MAX_HELLO).await?;
             framed::read::<Reply>(read, MAX_HELLO).await
         };
+        debug!(node = hello.node, features = ?hello.features, dry_run = hello.dry_run, "saying hello");
         let reply = match timeout(within, talk).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(FramedError::Io(error))) => return Err(failed(error)),
             Ok(Err(FramedError::Frame(error))) => return Err(failed(error)),
             Err(_elapsed) => return Err(failed(Cause::TooSlow(within))),
         };
+        log_reply(reply.kind.as_ref());
         match reply.kind {
             Some(ReplyKind::Welcome(welcome)) => Ok(welcome),
             Some(ReplyKind::Refused(refused)) => Err(failed(Cause::Refused {
@@ -350,6 +353,23 @@ impl Introduce for DryRun<'_> {
         hello.dry_run = true;
         hello.required.push(DRY_RUN.to_owned());
         Ok(hello)
+    }
+}
+
+fn log_reply(reply: Option<&ReplyKind>) {
+    match reply {
+        Some(ReplyKind::Welcome(welcome)) => debug!(
+            tunnel = welcome.tunnel,
+            version = welcome.version,
+            features = ?welcome.features,
+            "welcomed"
+        ),
+        Some(ReplyKind::Refused(refused)) => debug!(
+            code = %Code::from_number(refused.code),
+            retry_after_ms = refused.retry_after_ms,
+            "refused"
+        ),
+        None => debug!("an answer that is none"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! HTTP for the administrator, on a unix socket and, where configured, on a loopback address.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -9,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use futures::stream::{BoxStream, StreamExt as _};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::{Body, Bytes};
+use http_body_util::{BodyExt as _, Either, Full, Limited, StreamBody};
+use hyper::body::{Body, Bytes, Frame};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -26,7 +28,7 @@ mod ask;
 mod socket;
 mod query;
 
-pub use ask::{AskError, ask};
+pub use ask::{AskError, ask, listen};
 pub use query::query;
 
 /// A request's body may have this many bytes.
@@ -76,8 +78,10 @@ impl AdminError {
     }
 }
 
-type Handler = dyn Fn(AdminRequest) -> BoxFuture<'static, Result<Value, AdminError>> + Send + Sync;
-type Reply = Response<Full<Bytes>>;
+type Answer = dyn Fn(AdminRequest) -> BoxFuture<'static, Result<Value, AdminError>> + Send + Sync;
+type Tell = dyn Fn(AdminRequest) -> Result<BoxStream<'static, Bytes>, AdminError> + Send + Sync;
+type Told = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
+type Reply = Response<Either<Full<Bytes>, Told>>;
 
 /// What the administrator can ask of the process.
 ///
@@ -93,7 +97,14 @@ pub struct Admin {
 struct Route {
     method: Method,
     path: &'static str,
-    handler: Box<Handler>,
+    handler: Handler,
+}
+
+enum Handler {
+    /// Answers with JSON.
+    Answers(Box<Answer>),
+    /// Goes on telling until it is done or nobody listens any more.
+    Tells(Box<Tell>),
 }
 
 impl fmt::Debug for Admin {
@@ -128,7 +139,28 @@ impl Admin {
         self.routes.push(Route {
             method,
             path,
-            handler: Box::new(handler),
+            handler: Handler::Answers(Box::new(handler)),
+        });
+        self
+    }
+
+    /// Adds a `GET` route that goes on telling lines of JSON for as long as it likes and somebody listens. It is served
+    /// on the unix socket alone: each listener holds a place, and others of the machine are none of them.
+    ///
+    /// The stream is asked for more only as fast as the client reads, and dropped when the client goes.
+    #[must_use]
+    pub fn stream(
+        mut self,
+        path: &'static str,
+        handler: impl Fn(AdminRequest) -> Result<BoxStream<'static, Bytes>, AdminError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        self.routes.push(Route {
+            method: Method::GET,
+            path,
+            handler: Handler::Tells(Box::new(handler)),
         });
         self
     }
@@ -168,11 +200,19 @@ impl Admin {
             "/healthz" if reads => json(StatusCode::OK, &json!({ "status": "ok" })),
             "/readyz" if reads => self.readiness(),
             "/metrics" if reads => self.exposition(),
-            _ => match self.run_route(head, body).await {
-                Ok(value) => json(StatusCode::OK, &value),
-                Err(error) => refusal(&error),
-            },
+            _ => self
+                .run_route(head, body)
+                .await
+                .unwrap_or_else(|error| refusal(&error)),
         }
+    }
+
+    /// Whether a path is told over the unix socket alone.
+    fn is_stream(&self, path: &str) -> bool {
+        let tells = |route: &Route| matches!(route.handler, Handler::Tells(_));
+        self.routes
+            .iter()
+            .any(|route| route.path == path && tells(route))
     }
 
     fn readiness(&self) -> Reply {
@@ -193,7 +233,7 @@ impl Admin {
         reply(StatusCode::OK, OPEN_METRICS, self.metrics.encode())
     }
 
-    async fn run_route<B>(&self, head: Parts, body: B) -> Result<Value, AdminError>
+    async fn run_route<B>(&self, head: Parts, body: B) -> Result<Reply, AdminError>
     where
         B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
     {
@@ -201,7 +241,13 @@ impl Admin {
         let answer = async {
             let body = read_body(body).await?;
             let query = query::parse(head.uri.query().unwrap_or_default());
-            (route.handler)(AdminRequest { query, body }).await
+            let request = AdminRequest { query, body };
+            match &route.handler {
+                Handler::Answers(answer) => answer(request)
+                    .await
+                    .map(|value| json(StatusCode::OK, &value)),
+                Handler::Tells(tell) => tell(request).map(telling),
+            }
         };
         timeout(ANSWER_WITHIN, answer)
             .await
@@ -256,8 +302,19 @@ fn json(status: StatusCode, value: &Value) -> Reply {
     reply(status, "application/json", format!("{value}\n"))
 }
 
+/// The head of a told stream goes out at once: the client knows that it is let in.
+fn telling(stream: BoxStream<'static, Bytes>) -> Reply {
+    let frames = stream.map(|bytes| Ok(Frame::data(bytes)));
+    let mut reply = Response::new(Either::Right(StreamBody::new(frames.boxed())));
+    let lines = http::HeaderValue::from_static("application/x-ndjson");
+    reply
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, lines);
+    reply
+}
+
 fn reply(status: StatusCode, content_type: &'static str, body: String) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    let mut reply = Response::new(Either::Left(Full::new(Bytes::from(body))));
     *reply.status_mut() = status;
     let content_type = http::HeaderValue::from_static(content_type);
     reply

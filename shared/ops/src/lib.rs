@@ -3,6 +3,8 @@
 //!
 //! Nothing here knows what a tunnel or a session is. Modules use only modules that stand below them.
 
+pub mod debug;
+pub mod logs;
 pub mod admin;
 pub mod ready;
 pub mod table;
@@ -39,6 +41,6 @@ pub use signals::{Signal, Signals};
 pub use slots::{Full, Slot, Slots};
 pub use table::Table;
 pub use tasks::Tasks;
-pub use telemetry::{Log, LogFormat, LogLevel, Telemetry};
+pub use telemetry::{Category, Log, LogFormat, LogLevel, Logging, Telemetry};
 pub use watch::Watch;
 pub use workers::Workers;

@@ -9,15 +9,23 @@ use std::panic::PanicHookInfo;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use tracing::level_filters::LevelFilter;
-use tracing::{Metadata, error};
+use tracing::{Level, Metadata, error};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use lines::Lines;
+use recent::Recent;
 use sink::Sink;
 
+pub use category::{Category, NoCategory};
+pub use lines::for_people;
+pub use recent::{Reader, TooManyReaders};
+
+mod recent;
+mod category;
 mod lines;
 mod fields;
 mod sink;
@@ -30,13 +38,50 @@ const LIBRARIES: LevelFilter = LevelFilter::WARN;
 const OURS: &str = "sallyport";
 
 /// The `[log]` table of a configuration file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// Text for people, JSON for machines, or by whether standard error is a terminal.
     pub format: LogFormat,
     /// The least important line that is written; none leaves it to `LOGLEVEL`, else `info`.
     pub level: Option<LogLevel>,
+    /// Lines that are kept for `logs`, at most 1,000,000; 0 keeps none.
+    #[serde(deserialize_with = "at_most::<_, 1_000_000>")]
+    pub keep_lines: usize,
+    /// Bytes of these lines together, at most 1 GiB.
+    #[serde(deserialize_with = "at_most::<_, 1_073_741_824>")]
+    pub keep_bytes: usize,
+    /// How many may read them at once, at most 32: each holds one connection to the admin socket.
+    #[serde(deserialize_with = "at_most::<_, 32>")]
+    pub readers: usize,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::default(),
+            level: None,
+            keep_lines: 4096,
+            keep_bytes: 2 << 20,
+            readers: 8,
+        }
+    }
+}
+
+fn at_most<'de, D: Deserializer<'de>, const MOST: usize>(given: D) -> Result<usize, D::Error> {
+    let number = usize::deserialize(given)?;
+    if number > MOST {
+        return Err(D::Error::custom(format!("this is at most {MOST}")));
+    }
+    Ok(number)
+}
+
+/// How much is kept for readers, and how many of these there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Keep {
+    lines: usize,
+    bytes: usize,
+    readers: usize,
 }
 
 /// The least important line that is written.
@@ -110,8 +155,15 @@ pub enum TelemetryError {
 #[derive(Debug)]
 #[must_use = "what waits to be written is written when this is dropped"]
 pub struct Telemetry {
-    levels: Arc<Levels>,
+    logging: Logging,
     sink: Sink,
+}
+
+/// A handle to what is logged: to read it, and to have more of it. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Logging {
+    levels: Arc<Levels>,
+    recent: Recent,
 }
 
 /// Starts logging to standard error, panics included.
@@ -130,7 +182,7 @@ pub fn init(log: Log) -> Result<Telemetry, TelemetryError> {
         .map(LogLevel::word)
         .or(from_environment.as_deref())
         .unwrap_or(DEFAULT_LEVEL);
-    let levels = Arc::new(Levels::parse(level)?);
+    let logging = Logging::new(level, log)?;
     let json = log.format.is_json();
     let note = if json {
         lines::lost_as_json
@@ -139,20 +191,64 @@ pub fn init(log: Log) -> Result<Telemetry, TelemetryError> {
     };
     let sink = Sink::start(io::stderr(), note)?;
     let to = sink.clone();
-    let lines = Lines::new(json, Arc::clone(&levels), move |line| to.put(line));
+    let lines = Lines::new(json, logging.clone(), move |line| to.put(line));
     let subscriber = tracing_subscriber::registry().with(lines);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::Twice)?;
     std::panic::set_hook(Box::new(log_panic));
-    Ok(Telemetry { levels, sink })
+    Ok(Telemetry { logging, sink })
+}
+
+impl Logging {
+    pub(crate) fn new(level: &str, log: Log) -> Result<Self, TelemetryError> {
+        let keep = Keep {
+            lines: log.keep_lines,
+            bytes: log.keep_bytes,
+            readers: log.readers,
+        };
+        Ok(Self {
+            levels: Arc::new(Levels::parse(level)?),
+            recent: Recent::new(keep),
+        })
+    }
+
+    /// Reads the lines that are kept, of one category or of all, and goes on with those to come if asked to follow.
+    ///
+    /// # Errors
+    /// [`TooManyReaders`].
+    pub fn read(
+        &self,
+        category: Option<&'static Category>,
+        follow: bool,
+    ) -> Result<Reader, TooManyReaders> {
+        self.recent.read(category, follow)
+    }
+
+    /// Whether lines of `target` are logged at debug only because of their category.
+    #[cfg(test)]
+    pub(crate) fn debugs(&self, target: &str) -> bool {
+        self.levels.is_debugged(target, Level::DEBUG)
+    }
+
+    /// Has these categories log at debug whatever the level is, and no others.
+    pub fn debug(&self, categories: Vec<&'static Category>) {
+        self.levels.debugged.store(Arc::new(categories));
+        tracing_core::callsite::rebuild_interest_cache();
+    }
 }
 
 impl Telemetry {
+    /// A handle to what is logged.
+    #[must_use]
+    pub fn logging(&self) -> Logging {
+        self.logging.clone()
+    }
+
     /// Changes the level while running, to one level or a list of `target=level`.
     ///
     /// # Errors
     /// When `level` is none; the old one then stays.
     pub fn set_level(&self, level: &str) -> Result<(), TelemetryError> {
-        self.levels.targets.store(Arc::new(targets(level)?));
+        self.logging.levels.targets.store(Arc::new(targets(level)?));
         tracing_core::callsite::rebuild_interest_cache();
         Ok(())
     }
@@ -177,34 +273,43 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// Which events are logged; changes while running.
+/// Which events are logged; changes while running. Asked once for each place in the code that logs, and again after a
+/// change: who logs reads what became of it, and waits for nobody.
 #[derive(Debug)]
 struct Levels {
     targets: ArcSwap<Targets>,
+    debugged: ArcSwap<Vec<&'static Category>>,
 }
 
 impl Levels {
     fn parse(level: &str) -> Result<Self, TelemetryError> {
         Ok(Self {
             targets: ArcSwap::from_pointee(targets(level)?),
+            debugged: ArcSwap::default(),
         })
     }
 
     fn logs(&self, callsite: &Metadata<'_>) -> bool {
         // a warning needs the ids in its spans even where the level hides info
         let for_context = callsite.is_span() && *callsite.level() <= LevelFilter::INFO;
+        let (target, level) = (callsite.target(), callsite.level());
         for_context
-            || self
-                .targets
-                .load()
-                .would_enable(callsite.target(), callsite.level())
+            || self.is_debugged(target, *level)
+            || self.targets.load().would_enable(target, level)
+    }
+
+    fn is_debugged(&self, target: &str, level: Level) -> bool {
+        let debugged = self.debugged.load();
+        level <= Level::DEBUG && debugged.iter().any(|category| category.covers(target))
     }
 
     fn highest(&self) -> LevelFilter {
         let targets = self.targets.load();
         let highest = targets.iter().map(|(_, level)| level).max();
+        let debugged = (!self.debugged.load().is_empty()).then_some(LevelFilter::DEBUG);
         highest
             .max(targets.default_level())
+            .max(debugged)
             .unwrap_or(LevelFilter::INFO)
             .max(LevelFilter::INFO)
     }
@@ -234,13 +339,12 @@ fn targets(level: &str) -> Result<Targets, TelemetryError> {
 mod tests {
     use super::*;
 
-    fn logs(level: &str, target: &str, at: tracing::Level) -> bool {
+    fn logs(level: &str, target: &str, at: Level) -> bool {
         targets(level).unwrap().would_enable(target, &at)
     }
 
     #[test]
     fn one_level_is_ours_and_keeps_libraries_quiet() {
-        use tracing::Level;
         assert!(logs("debug", "sallyport_link::tunnel", Level::DEBUG));
         assert!(!logs("debug", "hyper::proto", Level::DEBUG));
         assert!(logs("debug", "hyper::proto", Level::WARN));
@@ -250,7 +354,6 @@ mod tests {
 
     #[test]
     fn a_list_names_targets() {
-        use tracing::Level;
         assert!(logs("info, hyper=debug", "hyper::proto", Level::DEBUG));
         assert!(logs("info,hyper=debug", "sallyport_link", Level::INFO));
     }

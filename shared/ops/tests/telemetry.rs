@@ -52,7 +52,7 @@ fn the_level_comes_from_the_environment() {
 fn log_as_child() {
     let log = Log {
         format: LogFormat::Json,
-        level: None,
+        ..Log::default()
     };
     let telemetry = match telemetry::init(log) {
         Ok(telemetry) => telemetry,

@@ -32,6 +32,14 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), AdminError> {
     Ok(())
 }
 
+/// For what is told over the unix socket alone.
+pub(super) fn unix_only() -> AdminError {
+    AdminError::new(
+        StatusCode::FORBIDDEN,
+        "this is told over the unix socket only",
+    )
+}
+
 fn is_loopback_host(host: &HeaderValue) -> bool {
     let authority = host
         .to_str()

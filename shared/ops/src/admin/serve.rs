@@ -4,10 +4,13 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Request;
+use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -27,7 +30,9 @@ use crate::tasks::Tasks;
 /// Connections of one door at a time; further ones wait (unix) or are reset (TCP).
 pub(super) const MOST_CONNECTIONS: usize = 64;
 pub(super) const HEADER_WITHIN: Duration = Duration::from_secs(10);
-/// A connection carries one request and ends.
+/// Bytes that a listener has not taken and that are no longer counted as unread.
+const UNSENT: usize = 64 << 10;
+/// A connection carries one request and ends, unless the answer is a stream.
 pub(super) const CONNECTION_WITHIN: Duration =
     Duration::from_secs(2 * HEADER_WITHIN.as_secs() + ANSWER_WITHIN.as_secs());
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(100);
@@ -95,15 +100,27 @@ enum Door {
 }
 
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send, door: Door, admin: &Admin) {
+    let tells = AtomicBool::new(false);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_WITHIN)
         .keep_alive(false)
+        .max_buf_size(UNSENT)
         .serve_connection(
             TokioIo::new(stream),
-            service_fn(async |request| Ok::<_, Infallible>(answer(request, door, admin).await)),
+            service_fn(async |request| {
+                let reply = answer(request, door, admin).await;
+                tells.store(matches!(reply.body(), Either::Right(_)), Ordering::Relaxed);
+                Ok::<_, Infallible>(reply)
+            }),
         );
-    match timeout(CONNECTION_WITHIN, connection).await {
+    let mut connection = pin!(connection);
+    let in_time = timeout(CONNECTION_WITHIN, connection.as_mut()).await;
+    let ended = match in_time {
+        Err(_elapsed) if tells.load(Ordering::Relaxed) => Ok(connection.await),
+        other => other,
+    };
+    match ended {
         Ok(Ok(())) => {}
         Ok(Err(cause)) => debug!(%cause, "an admin connection broke"),
         Err(_elapsed) => debug!("an admin connection took too long"),
@@ -113,6 +130,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send, door: Door, a
 async fn answer(request: Request<Incoming>, door: Door, admin: &Admin) -> Reply {
     let allowed = match door {
         Door::Unix => Ok(()),
+        Door::Loopback if admin.is_stream(request.uri().path()) => Err(local::unix_only()),
         Door::Loopback => local::check(&request),
     };
     match allowed {

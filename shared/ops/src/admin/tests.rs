@@ -1,6 +1,8 @@
 use std::os::unix::fs::PermissionsExt as _;
 
-use futures::FutureExt as _;
+use std::ops::ControlFlow;
+
+use futures::{FutureExt as _, stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
@@ -15,7 +17,16 @@ fn admin(ready: Ready) -> Arc<Admin> {
     };
     let never = |_| std::future::pending().boxed();
     let refuse = |_| async { Err(AdminError::not_found("no relay `n9`")) }.boxed();
+    let count = |request: AdminRequest| {
+        let most = request.query.get("most").and_then(|most| most.parse().ok());
+        let most: usize = most.ok_or_else(|| AdminError::bad_request("how many?"))?;
+        let numbers = stream::iter(0..most).map(|number| format!("{number}\n").into());
+        Ok(numbers
+            .chain(stream::pending().take(usize::from(most > 9)))
+            .boxed())
+    };
     let admin = Admin::new(metrics, ready)
+        .stream("/count", count)
         .route(Method::POST, "/echo", echo)
         .route(Method::GET, "/echo", echo)
         .route(Method::GET, "/never", never)
@@ -279,6 +290,60 @@ async fn an_answer_too_large_is_refused_by_the_one_who_asks() {
     assert!(matches!(error, AskError::Broken { .. }), "{error}");
 }
 
+async fn counted(served: &Served, path: &str, enough: usize) -> Result<String, AskError> {
+    let mut text = String::new();
+    let each = |bytes: &Bytes| {
+        text.push_str(str::from_utf8(bytes).unwrap());
+        if text.lines().count() < enough {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    };
+    listen(&served.socket(), path, each).await.map(|()| text)
+}
+
+#[tokio::test]
+async fn a_stream_is_heard_until_it_ends_or_there_is_enough_of_it() {
+    let served = served(Ready::default());
+
+    let all = counted(&served, "/count?most=3", usize::MAX).await;
+    assert_eq!(all.unwrap(), "0\n1\n2\n");
+    let enough = counted(&served, "/count?most=10", 10).await;
+    assert_eq!(enough.unwrap().lines().count(), 10);
+    let error = counted(&served, "/count", 1).await.unwrap_err();
+    assert_eq!(error.to_string(), "how many?");
+    let cut = |_: &Bytes| {
+        served.tasks.stop();
+        ControlFlow::Continue(())
+    };
+    let error = listen(&served.socket(), "/count?most=10", cut).await;
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "sallyport-gateway has ended"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_outlasts_other_answers_and_ends_with_its_listener() {
+    let served = served(Ready::default());
+    let mut stream = UnixStream::connect(served.socket()).await.unwrap();
+    stream
+        .write_all(b"GET /count?most=10 HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+
+    tokio::time::sleep(10 * serve::CONNECTION_WITHIN).await;
+    assert_eq!(served.tasks.len(), 2, "who accepts, and the stream");
+    drop(stream);
+    while served.tasks.len() > 1 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 async fn over_tcp(addr: SocketAddr, head: &str) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream
@@ -306,6 +371,9 @@ async fn over_tcp_only_loopback_requests_that_read_are_answered() {
     assert!(rebound.starts_with("HTTP/1.1 403 "), "{rebound}");
     let changing = over_tcp(addr, "POST /echo HTTP/1.1\r\nhost: localhost").await;
     assert!(changing.starts_with("HTTP/1.1 403 "), "{changing}");
+
+    let stream = over_tcp(addr, &format!("GET /count?most=1 HTTP/1.1\r\nhost: {addr}")).await;
+    assert!(stream.starts_with("HTTP/1.1 403 "), "{stream}");
 
     let public = SocketAddr::from(([0, 0, 0, 0], 0));
     let error = admin(Ready::default())

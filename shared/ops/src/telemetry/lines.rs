@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::num::NonZeroU8;
-use std::sync::Arc;
 
+use hyper::body::Bytes;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Iso8601;
 use time::format_description::well_known::iso8601::{self, TimePrecision};
@@ -15,8 +17,9 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::{LookupSpan, Scope};
 
-use super::Levels;
+use super::Logging;
 use super::fields::{Fields, Shown};
+use crate::escape::{Escaped, FIELD};
 
 /// Keys that every JSON line has; a field of that name gets a `_` behind it.
 const OWN_KEYS: &[&str] = &["time", "level", "target", "message", "span"];
@@ -29,11 +32,12 @@ const ROOM_BESIDES: usize = 384;
 
 const LOG: &str = "sallyport::log";
 const LOST: &str = "log lines could not be written in time";
+const MISSED: &str = "log lines went by, of any category, before they were read here";
 
-/// The layer that hands finished lines to `to`.
+/// The layer that keeps finished lines for readers, and hands them to `to`.
 pub(super) struct Lines<F> {
     json: bool,
-    levels: Arc<Levels>,
+    logging: Logging,
     to: F,
 }
 
@@ -45,19 +49,35 @@ impl<F> fmt::Debug for Lines<F> {
     }
 }
 
-impl<F: Fn(Vec<u8>)> Lines<F> {
-    pub(super) fn new(json: bool, levels: Arc<Levels>, to: F) -> Self {
-        Self { json, levels, to }
+impl<F: Fn(Bytes)> Lines<F> {
+    pub(super) fn new(json: bool, logging: Logging, to: F) -> Self {
+        Self { json, logging, to }
+    }
+
+    /// Readers have JSON, however the process writes.
+    fn hand_over(&self, line: &Line) {
+        let recent = &self.logging.recent;
+        let target = line.event.target();
+        if self.json {
+            let line = Bytes::from(line.json());
+            recent.put(target, line.clone());
+            (self.to)(line);
+        } else {
+            if recent.keeps() {
+                recent.put(target, line.json().into());
+            }
+            (self.to)(line.text().into());
+        }
     }
 }
 
 impl<S, F> Layer<S> for Lines<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    F: Fn(Vec<u8>) + 'static,
+    F: Fn(Bytes) + 'static,
 {
     fn register_callsite(&self, callsite: &'static Metadata<'static>) -> Interest {
-        if self.levels.logs(callsite) {
+        if self.logging.levels.logs(callsite) {
             Interest::always()
         } else {
             Interest::never()
@@ -65,11 +85,11 @@ where
     }
 
     fn enabled(&self, callsite: &Metadata<'_>, _ctx: Context<'_, S>) -> bool {
-        self.levels.logs(callsite)
+        self.logging.levels.logs(callsite)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.levels.highest())
+        Some(self.logging.levels.highest())
     }
 
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
@@ -93,17 +113,26 @@ where
             line.take_spans(spans);
         }
         event.record(&mut line.fields);
-        (self.to)(if self.json { line.json() } else { line.text() });
+        self.hand_over(&line);
     }
 }
 
 /// The line that tells how many lines could not be written.
 pub(super) fn lost_as_json(lost: u64) -> Vec<u8> {
+    counted(LOST, lost)
+}
+
+/// The line that tells a reader how many lines it did not read in time.
+pub(super) fn missed_as_json(missed: u64) -> Vec<u8> {
+    counted(MISSED, missed)
+}
+
+fn counted(message: &str, lost: u64) -> Vec<u8> {
     let mut line = b"{".to_vec();
     member(&mut line, "time", &now());
     member(&mut line, "level", "WARN");
     member(&mut line, "target", LOG);
-    member(&mut line, "message", LOST);
+    member(&mut line, MESSAGE, message);
     line.extend_from_slice(format!(",\"lost\":{lost}}}\n").as_bytes());
     line
 }
@@ -111,6 +140,70 @@ pub(super) fn lost_as_json(lost: u64) -> Vec<u8> {
 /// As [`lost_as_json`], for people.
 pub(super) fn lost_as_text(lost: u64) -> Vec<u8> {
     format!("{} WARN  {LOG}: {LOST} lost={lost}\n", now()).into_bytes()
+}
+
+/// A line of JSON as a person reads it, without its end: `time LEVEL target: message field=value [connection/stream]`.
+/// What is no line of a log is shown as it is, made harmless.
+#[must_use]
+pub fn for_people(line: &str) -> String {
+    let Ok(Members(members)) = serde_json::from_str(line) else {
+        return Escaped::new(line, FIELD).to_string();
+    };
+    let own = |key: &str| {
+        let found = members.iter().find(|(name, _)| name == key);
+        found.map(|(_, value)| shown(value)).unwrap_or_default()
+    };
+    let (level, span) = (own("level"), own("span"));
+    let mut text = format!(
+        "{} {level:<5} {}: {}",
+        own("time"),
+        own("target"),
+        own(MESSAGE)
+    );
+    for (name, value) in &members {
+        if !OWN_KEYS.contains(&name.as_str()) {
+            text.push_str(&pair(&shown(&Value::from(name.as_str())), &shown(value)));
+        }
+    }
+    if !span.is_empty() {
+        text.push_str(&format!(" [{span}]"));
+    }
+    text
+}
+
+/// A value without quotes. It was made harmless before it was logged, and is once more for whoever reads another log.
+fn shown(value: &Value) -> String {
+    let text = value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned);
+    Escaped::new(&text, FIELD).to_string()
+}
+
+/// The members of an object in the order in which they stand there.
+struct Members(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
 }
 
 /// RFC 3339 in UTC with milliseconds, always of the same length.
@@ -126,15 +219,15 @@ fn now() -> String {
 }
 
 #[derive(Debug)]
-struct Line<'a> {
+struct Line {
     time: String,
-    event: &'a Metadata<'a>,
+    event: &'static Metadata<'static>,
     spans: Vec<(&'static str, Fields)>,
     fields: Fields,
 }
 
-impl<'a> Line<'a> {
-    fn new(event: &'a Metadata<'a>) -> Self {
+impl Line {
+    fn new(event: &'static Metadata<'static>) -> Self {
         Self {
             time: now(),
             event,
@@ -206,11 +299,13 @@ impl<'a> Line<'a> {
         let (level, target) = (self.event.level().as_str(), self.event.target());
         let mut line = format!("{} {level:<5} {target}: {}", self.time, self.message());
         self.own_fields()
-            .for_each(|field| line.push_str(&pair(field)));
+            .for_each(|field| line.push_str(&pair(field.name, field.text)));
         for (place, (name, fields)) in self.spans.iter().enumerate() {
             line.push_str(if place == 0 { " [" } else { " > " });
             line.push_str(name);
-            fields.iter().for_each(|field| line.push_str(&pair(field)));
+            fields
+                .iter()
+                .for_each(|field| line.push_str(&pair(field.name, field.text)));
         }
         line.push_str(if self.spans.is_empty() { "\n" } else { "]\n" });
         line.into_bytes()
@@ -250,37 +345,50 @@ fn quote(line: &mut Vec<u8>, text: &str) {
 }
 
 /// A value that could be taken for more than one is quoted.
-fn pair(field: Shown<'_>) -> String {
-    let text = field.text;
+fn pair(name: &str, text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_.:/+%@#*,~$!?&'".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
-        format!(" {}={text}", field.name)
+        format!(" {name}={text}")
     } else {
-        format!(" {}={}", field.name, serde_json::Value::from(text))
+        format!(" {name}={}", Value::from(text))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
-    use serde_json::Value;
+    use futures::FutureExt as _;
     use time::format_description::well_known::Rfc3339;
-    use tracing::{debug, field, info, info_span, warn};
+    use tracing::{debug, field, info, info_span, trace, warn};
     use tracing_subscriber::layer::SubscriberExt as _;
 
+    use super::super::{Category, Log};
     use super::*;
 
     fn logged(json: bool, level: &str, act: impl FnOnce()) -> Vec<String> {
         let written = Arc::new(Mutex::new(Vec::new()));
         let to = Arc::clone(&written);
-        let levels = Arc::new(Levels::parse(level).unwrap());
-        let lines = Lines::new(json, levels, move |line| {
-            to.lock().unwrap().push(String::from_utf8(line).unwrap());
+        let logging = Logging::new(level, Log::default()).unwrap();
+        let lines = Lines::new(json, logging.clone(), move |line| {
+            let line = str::from_utf8(&line).unwrap().to_owned();
+            to.lock().unwrap().push(line);
         });
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), act);
         let lines = written.lock().unwrap();
+        assert_eq!(kept(&logging).len(), lines.len(), "each is kept too");
         lines.clone()
+    }
+
+    /// What a reader gets, each line parsed.
+    fn kept(logging: &Logging) -> Vec<Value> {
+        let mut reader = logging.read(None, false).unwrap();
+        let mut lines = Vec::new();
+        while let Some(chunk) = reader.next().now_or_never().unwrap() {
+            let text = str::from_utf8(&chunk).unwrap();
+            lines.extend(text.lines().map(|line| serde_json::from_str(line).unwrap()));
+        }
+        lines
     }
 
     fn json(act: impl FnOnce()) -> Value {
@@ -395,6 +503,24 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_json_is_shown_to_people_in_its_own_order() {
+        let lines = logged(true, "info", || {
+            let _span = info_span!("stream", session = "nb").entered();
+            warn!(up = 3, cause = "timed out\u{1b}[2J", a = 1, "ended");
+        });
+
+        let shown = for_people(lines[0].trim_end());
+
+        let (_time, rest) = shown.split_once(' ').unwrap();
+        let target = module_path!();
+        let fields = r#"session=nb up=3 cause="timed out\\u{1b}[2J" a=1"#;
+        assert_eq!(rest, format!("WARN  {target}: ended {fields} [stream]"));
+        assert_eq!(for_people("no\u{7} line"), "no\\u{7} line");
+        let strange = for_people("{\"message\":\"a\\nb\",\"x\\ny\":[\"\\u001b\"]}");
+        assert!(!strange.chars().any(char::is_control), "{strange:?}");
+    }
+
+    #[test]
     fn losses_are_told_in_the_form_of_the_other_lines() {
         let line: Value = serde_json::from_slice(&lost_as_json(3)).unwrap();
         assert_eq!((&line["level"], &line["lost"]), (&"WARN".into(), &3.into()));
@@ -403,6 +529,35 @@ mod tests {
             line.ends_with(&format!(" WARN  {LOG}: {LOST} lost=3\n")),
             "{line}"
         );
+    }
+
+    #[test]
+    fn a_category_that_is_debugged_says_more_until_it_is_not() {
+        const HERE: Category = Category {
+            name: "here",
+            about: "",
+            targets: &[module_path!()],
+        };
+        let logging = Logging::new("info", Log::default()).unwrap();
+        let lines = Lines::new(true, logging.clone(), drop);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+            for (categories, message) in [
+                (vec![], "before"),
+                (vec![&HERE], "while"),
+                (vec![], "after"),
+            ] {
+                logging.debug(categories);
+                debug!("{message}");
+                debug!(target: "elsewhere", "{message}");
+                trace!("{message}");
+            }
+        });
+
+        let messages: Vec<_> = kept(&logging)
+            .iter()
+            .map(|line| (line["message"].clone(), line["target"].clone()))
+            .collect();
+        assert_eq!(messages, [("while".into(), module_path!().into())]);
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hyper::body::Bytes;
+
 /// Lines that wait; further ones are lost and counted.
 const WAITING: usize = 4096;
 /// Bytes written at once while lines wait.
@@ -30,7 +32,7 @@ pub(super) struct Sink {
 
 #[derive(Debug)]
 enum Work {
-    Line(Vec<u8>),
+    Line(Bytes),
     Flush(SyncSender<()>),
 }
 
@@ -55,7 +57,7 @@ impl Sink {
     }
 
     /// Hands over a line, never waiting.
-    pub(super) fn put(&self, line: Vec<u8>) {
+    pub(super) fn put(&self, line: Bytes) {
         if self.to.try_send(Work::Line(line)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -174,10 +176,10 @@ mod tests {
         )
         .unwrap();
 
-        sink.put(b"first\n".to_vec());
+        sink.put("first\n".into());
         is_asked.recv().unwrap();
         for _ in 0..WAITING + 5 {
-            sink.put(b"x\n".to_vec());
+            sink.put("x\n".into());
         }
         drop(let_go);
         sink.flush();
@@ -201,7 +203,7 @@ mod tests {
             note,
         )
         .unwrap();
-        sink.put(b"first\n".to_vec());
+        sink.put("first\n".into());
 
         let start = Instant::now();
         sink.flush();
