@@ -10,6 +10,7 @@ mod server;
 mod reloading;
 mod identity;
 mod trust;
+mod authority;
 mod self_signed;
 mod pinned;
 mod pin;
@@ -17,7 +18,8 @@ mod pem;
 mod provider;
 mod error;
 
-pub use client::{client_config, tunnel_client_config};
+pub use authority::{Authority, Issued};
+pub use client::{client_config, known_client_config, tunnel_client_config};
 pub use error::CertError;
 pub use identity::Identity;
 pub use pin::{NotAPin, Pin};

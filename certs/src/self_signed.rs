@@ -50,7 +50,7 @@ pub fn self_signed(names: &[String], days: u32) -> Result<SelfSigned, CertError>
     })
 }
 
-fn params(names: &[String], days: u32) -> Result<CertificateParams, CertError> {
+pub(crate) fn params(names: &[String], days: u32) -> Result<CertificateParams, CertError> {
     let first = names
         .first()
         .ok_or_else(|| CertError::Name(String::new()))?;

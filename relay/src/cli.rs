@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use sallyport_cluster::Cluster;
+use sallyport_cluster::init::{self, InitArgs};
 use sallyport_link::ClusterKeys;
 use sallyport_ops::{Exit, Workers, admin, places, program, telemetry};
 use sallyport_scripts::worker;
@@ -19,7 +21,7 @@ use tracing::error;
 use self::local::{DrainArgs, SetArgs, StaticDataArgs, UndrainArgs};
 use self::logs::{DebugArgs, LogsArgs};
 use crate::certificates;
-use crate::cluster_key::{self, KeyCommand};
+use crate::cluster_key::{self, AddArgs, KeyCommand};
 use crate::config::{CLUSTER_KEYS, Config, LoadError};
 use crate::doctor::{self, Verdict};
 use crate::gateways::Files;
@@ -51,6 +53,9 @@ enum Command {
     /// It asks only: it may be run before the relay's first start and beside a running relay, neither of which it
     /// changes.
     Doctor(Listing),
+    /// Set up the servers that relays share a store and a bus through.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// The keys by which the nodes of a cluster know each other: make, list and revoke them.
     ///
     /// Every node has the same file. Rotation is add, copy, revoke.
@@ -84,6 +89,30 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// Write broker.json, an authority, and a folder for each NATS server; needs no relay on this machine.
+    ///
+    /// It prints ports, firewall lines and what to copy, and never overwrites.
+    Init(ClusterInit),
+}
+
+#[derive(Debug, clap::Args)]
+struct ClusterInit {
+    /// Host of a NATS server as relays reach it, `HOST` or `HOST:PORT`; given once, or three times for a cluster that outlives one
+    #[arg(long = "host", value_name = "HOST", required = true)]
+    hosts: Vec<String>,
+    /// Directory to write into, made if it is not there [default: /etc/sallyport or SALLYPORT_CONFIG_DIR]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Begins the names of all that is this cluster's, where several share the servers
+    #[arg(long, value_name = "NAME", default_value = "sallyport")]
+    namespace: String,
+    /// Directory in which each server keeps its data, on its own machine
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/sallyport/nats")]
+    data: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]
@@ -132,6 +161,7 @@ impl Cli {
             Command::Check(place) => execute_check(&place.file()),
             Command::Status(listing) => execute_status(&listing),
             Command::Doctor(listing) => execute_doctor(&listing),
+            Command::Cluster(ClusterCommand::Init(args)) => execute_cluster_init(args),
             Command::ClusterKey(keys) => execute_cluster_key(keys),
             Command::Servers(listing) => shown(
                 asked(&listing, "GET", servers::SERVERS, None),
@@ -182,6 +212,33 @@ fn execute_run(file: &Path) -> Exit {
     }
 }
 
+fn execute_cluster_init(args: ClusterInit) -> Exit {
+    let args = InitArgs {
+        hosts: args.hosts,
+        dir: args.dir.unwrap_or_else(places::config_dir),
+        namespace: args.namespace,
+        data: args.data,
+    };
+    match init::run(&args, &mut io::stdout().lock()) {
+        Ok(()) => first_cluster_key(&args.dir.join(CLUSTER_KEYS)),
+        Err(error) if error.is_usage() => complain(&error, Exit::Usage),
+        Err(error) => complain(&error, Exit::Failure),
+    }
+}
+
+/// Nodes that share a store know each other by the cluster's keys. Those that are there already stay.
+fn first_cluster_key(file: &Path) -> Exit {
+    if file.exists() {
+        return say(&format!("Keys: {} is there and stays\n", file.display()));
+    }
+    let add = KeyCommand::Add(AddArgs::default());
+    let now = OffsetDateTime::now_utc();
+    match cluster_key::run(&add, file, now, &mut io::stdout().lock()) {
+        Ok(()) => Exit::Ok,
+        Err(error) => complain(&error, error.exit()),
+    }
+}
+
 fn execute_check(file: &Path) -> Exit {
     let config = match Config::load(file) {
         Ok(config) => config,
@@ -201,6 +258,7 @@ fn execute_check(file: &Path) -> Exit {
             .err()
             .map(|error| error.to_string()),
     );
+    faults.extend(Cluster::check(file).err().map(|error| error.to_string()));
     faults.extend(
         config
             .cluster_keys

@@ -1,4 +1,4 @@
-//! `doctor`: walks the way to each gateway, step by step, and says at each what to change and where.
+//! `doctor`: walks the way to each gateway and to the cluster's broker, step by step, and says at each what to change and where.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use crate::gateways::Files;
 use crate::outfit::Person;
 use crate::run;
 
+mod broker;
 mod visit;
 
 use visit::Visit;
@@ -37,9 +38,10 @@ pub enum Verdict {
 /// What was found at one step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The gateway's URL; empty for what concerns all.
+    /// The gateway's URL, or the broker's server as `broker HOST:PORT`; empty for what concerns all.
     pub gateway: String,
-    /// The step: `files`, `identity`, `dns`, `proxy`, `tcp`, `tls`, `clock`, `auth`, `udp`, `buffers`.
+    /// The step: `files`, `identity`, `dns`, `proxy`, `tcp`, `tls`, `clock`, `auth`, `udp`, `buffers`; for the broker
+    /// `store` and the steps of [`sallyport_cluster::Step`].
     pub step: &'static str,
     /// How it went.
     pub verdict: Verdict,
@@ -80,6 +82,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     if findings.iter().any(quic) {
         findings.push(buffers(Path::new("/proc/sys/net/core/rmem_max")));
     }
+    findings.extend(broker::examine(&config.path).await);
     findings
 }
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures::StreamExt as _;
+use sallyport_cluster::{Cluster, ClusterStartError, Limits, Progress};
 use sallyport_link::identity::{IdentityError, next_generation};
 use sallyport_link::proxy::{ProxyRules, ProxyUrlError};
 use sallyport_link::{Choice, Dialer, KeyFileError, NodeIdentity, Settings, backoff};
@@ -30,8 +32,11 @@ use crate::outfit::{Outfit, Person};
 use crate::peers::Peers;
 use crate::servers::{self, Describer};
 use crate::sessions::Sessions;
-use crate::status;
+use crate::status::{self, Sources};
 use crate::streams::Streams;
+
+/// The readiness step that says whether store and bus can be used.
+pub const STORE: &str = "store";
 
 /// What the last steps of a drain may take beyond the streams' own time.
 const LAST_STEPS: Duration = Duration::from_secs(5);
@@ -90,6 +95,9 @@ pub enum StartError {
         #[source]
         cause: io::Error,
     },
+    /// `broker.json` or the embedded store.
+    #[error(transparent)]
+    Cluster(#[from] ClusterStartError),
     /// The signals.
     #[error("cannot listen to signals: {0}")]
     Signals(#[source] io::Error),
@@ -149,7 +157,7 @@ fn start(
     owners: &Owners,
     logging: Logging,
 ) -> Result<(Arc<Outfit>, Vec<Served>), StartError> {
-    let (metrics, ready) = (Metrics::new(), Ready::new(&[TUNNELS]));
+    let (metrics, ready) = (Metrics::new(), Ready::new(&[TUNNELS, STORE]));
     owners.all.expose(&metrics);
     if let Err(cause) = privileges::raise_descriptor_limit() {
         warn!(%cause, "the limit of open files stays as it is");
@@ -169,15 +177,23 @@ fn start(
     let outfit = outfit(config, streams, (board, &state), owners)?;
     let local = Arc::new(Local::open(config, &state, &owners.background)?);
     local.drain_with(Arc::clone(&sessions), &owners.background);
+    let cluster = Cluster::start(&config.path, &state, Limits::default(), &owners.all)?;
+    let following = tell_store(cluster.clone(), ready.clone());
+    owners.background.spawn(info_span!("store"), following);
     let describer = Describer {
         outfit: Arc::clone(&outfit),
         local,
         groups: config.groups.clone(),
     };
-    let peers = peers(config, &outfit, owners)?;
+    let sources = Sources {
+        peers: peers(config, &outfit, owners)?,
+        describer,
+        cluster,
+    };
+    let peers = Arc::clone(&sources.peers);
     let admin = Admin::new(metrics, ready);
     let admin = debug::routes(admin, config, logging, &owners.background);
-    serve_admin(config, (&describer, &peers), admin, owners)?;
+    serve_admin(config, sources, admin, owners)?;
     info!(node = %outfit.person.node, id = %outfit.person.identity.id(), generation = outfit.person.generation, sessions = sessions.len(), "relay started");
     health::watch(&sessions, &config.limits, &owners.background);
     peers.start(&owners.all);
@@ -209,6 +225,17 @@ fn peers(config: &Config, outfit: &Arc<Outfit>, owners: &Owners) -> Result<Arc<P
         settings(config),
         tasks,
     ))
+}
+
+async fn tell_store(cluster: Cluster, ready: Ready) {
+    let mut changes = cluster.progress_changes();
+    while let Some(now) = changes.next().await {
+        let state = match now {
+            Progress::Ready => Ok(()),
+            Progress::Connecting | Progress::Failing(_) => Err(now.to_string()),
+        };
+        ready.set(STORE, state);
+    }
 }
 
 /// At start a file that is there must be usable: a mistake is told now, not in a log line later.
@@ -295,13 +322,14 @@ pub fn proxies(config: &Config) -> Result<ProxyRules, ProxyUrlError> {
 
 fn serve_admin(
     config: &Config,
-    (describer, peers): (&Describer, &Arc<Peers>),
+    sources: Sources,
     admin: Admin,
     owners: &Owners,
 ) -> Result<(), StartError> {
+    let describer = &sources.describer;
     let admin = local::routes(admin, &describer.outfit, &describer.local);
     let admin = servers::route(admin, describer.clone());
-    let admin = Arc::new(status::route(admin, describer.clone(), Arc::clone(peers)));
+    let admin = Arc::new(status::route(admin, sources));
     let path = places::admin_socket("relay", &config.path);
     let served = admin.serve_unix(&path, &owners.all);
     served.map_err(|cause| StartError::AdminSocket { path, cause })?;

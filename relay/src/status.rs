@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::Method;
+use sallyport_cluster::{Cluster, Progress};
 use sallyport_node::Settings;
 use sallyport_ops::{Admin, Table};
 use serde_json::{Value, json};
@@ -13,22 +14,33 @@ use crate::peers::Peers;
 use crate::servers::{Describer, switch};
 use crate::sessions::Session;
 
+/// What the status is put together from.
+#[derive(Debug)]
+pub struct Sources {
+    /// The node.
+    pub describer: Describer,
+    /// Its tunnels to other nodes.
+    pub peers: Arc<Peers>,
+    /// Its cluster's store and bus.
+    pub cluster: Cluster,
+}
+
 /// Adds `GET /status`.
 #[must_use]
-pub fn route(admin: Admin, describer: Describer, peers: Arc<Peers>) -> Admin {
+pub fn route(admin: Admin, sources: Sources) -> Admin {
+    let sources = Arc::new(sources);
     admin.route(Method::GET, "/status", move |_request| {
-        let mut status = show(&describer);
-        status["peers"] = peers.show();
+        let status = show(&sources);
         Box::pin(async move { Ok(status) })
     })
 }
 
-fn show(describer: &Describer) -> Value {
+fn show(sources: &Sources) -> Value {
     let Describer {
         outfit,
         local,
         groups,
-    } = describer;
+    } = &sources.describer;
     let settings = local.settings.now();
     let sessions: Vec<_> = outfit
         .streams
@@ -46,6 +58,8 @@ fn show(describer: &Describer) -> Value {
         "draining": outfit.leaving.is_cancelled() || settings.drain.is_some(),
         "settings": *settings,
         "static_data_fault": local.static_data.now().fault,
+        "store": show_store(&sources.cluster),
+        "peers": sources.peers.show(),
         "sessions": sessions,
         "streams": outfit.streams.ledger().list(),
     });
@@ -53,6 +67,21 @@ fn show(describer: &Describer) -> Value {
         status.extend(board);
     }
     status
+}
+
+fn show_store(cluster: &Cluster) -> Value {
+    let transporter = cluster.transporter().word();
+    match cluster.progress() {
+        Progress::Ready => json!({ "transporter": transporter, "ready": true }),
+        Progress::Connecting => json!({ "transporter": transporter, "ready": false }),
+        Progress::Failing(failing) => json!({
+            "transporter": transporter,
+            "ready": false,
+            "host": failing.host,
+            "step": failing.step,
+            "cause": failing.cause,
+        }),
+    }
 }
 
 fn show_session(session: &Session) -> Value {
@@ -89,6 +118,9 @@ pub fn text(status: &Value) -> String {
         if let Some(fault) = file["fault"].as_str() {
             let _infallible = writeln!(text, "gateway file {}: {fault}", word(file, "path"));
         }
+    }
+    if let Some(missing) = store_text(&status["store"]) {
+        let _infallible = writeln!(text, "{missing}");
     }
     for failure in list(status, "failures") {
         let _infallible = writeln!(
@@ -161,6 +193,21 @@ fn local(status: &Value) -> String {
     )
 }
 
+/// What is wrong with the store, if it cannot be used.
+fn store_text(store: &Value) -> Option<String> {
+    if store["ready"] != false {
+        return None;
+    }
+    let transporter = word(store, "transporter");
+    if store["step"].is_null() {
+        return Some(format!("store ({transporter}): connecting"));
+    }
+    let [host, step, cause] = ["host", "step", "cause"].map(|key| word(store, key));
+    Some(format!(
+        "store ({transporter}): {host} fails at {step}: {cause}"
+    ))
+}
+
 fn table(status: &Value, key: &str, columns: &[&str]) -> Table {
     let mut table = Table::new(columns);
     for row in list(status, key) {
@@ -198,6 +245,7 @@ mod tests {
         let status = json!({
             "node": "n1", "version": "1.2.3", "draining": true,
             "files": [{ "path": "/etc/gateway.json", "fault": "not there" }],
+            "store": { "transporter": "nats", "ready": false, "host": "n9:4222", "step": "tcp", "cause": "refused" },
             "failures": [{ "gateway": "https://gw", "cause": "dns: no address" }],
             "tunnels": [{ "gateway": "https://other", "id": 7, "transport": "quic", "rtt_ms": 1.26, "draining": false,
                 "refused": [{ "session": "desk", "code": "home_taken" }] }],
@@ -209,6 +257,7 @@ mod tests {
         for part in [
             "node n1, version 1.2.3, draining",
             "gateway file /etc/gateway.json: not there",
+            "store (nats): n9:4222 fails at tcp: refused",
             "no tunnel to https://gw: dns: no address",
             "session desk is refused by https://other (tunnel 7): home_taken",
             "https://other",

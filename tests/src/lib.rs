@@ -13,6 +13,7 @@ pub mod apart;
 pub mod site;
 pub mod program;
 pub mod service;
+pub mod broker;
 pub mod client;
 pub mod network;
 pub mod wan;

@@ -19,7 +19,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sallyport-mux", &["splice"]),
     ("sallyport-link", &["certs", "mux", "ops", "splice", "wire"]),
     ("sallyport-edge", &["ops", "splice", "wire"]),
-    ("sallyport-cluster", &["ops"]),
+    ("sallyport-cluster", &["certs", "ops"]),
     ("sallyport-scripts", &["ops"]),
     (
         "sallyport-gateway",
@@ -29,7 +29,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "sallyport-relay",
         &[
-            "certs", "edge", "link", "node", "ops", "scripts", "splice", "wire",
+            "certs", "cluster", "edge", "link", "node", "ops", "scripts", "splice", "wire",
         ],
     ),
 ];

@@ -4,34 +4,57 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
 
 use crate::key::{Key, Prefix};
 
 /// Who listens.
 #[derive(Debug)]
-pub(crate) struct Hub<T>(Mutex<Vec<Listener<T>>>);
+pub(crate) struct Hub<T>(Mutex<Vec<(Prefix, Outbox<T>)>>);
 
+/// Where the items for one listener are put. None is waited for.
 #[derive(Debug)]
-struct Listener<T> {
-    prefix: Prefix,
+pub(crate) struct Outbox<T> {
     queue: Sender<T>,
-    gap: Arc<AtomicBool>,
+    gap: Arc<Gap>,
 }
 
 /// What one listener has to hear.
 #[derive(Debug)]
 pub(crate) struct Inbox<T> {
     queue: Receiver<T>,
-    gap: Arc<AtomicBool>,
+    gap: Arc<Gap>,
+}
+
+/// Whether something is missing, and who is to be woken by it.
+#[derive(Debug, Default)]
+struct Gap {
+    is: AtomicBool,
+    told: Notify,
 }
 
 /// What a listener is told.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Told<T> {
     Item(T),
-    /// Something was left out, because the queue was full.
+    /// Something was left out.
     Gap,
+}
+
+/// A queue in which `most` items wait (more than zero).
+pub(crate) fn queue<T>(most: usize) -> (Outbox<T>, Inbox<T>) {
+    let (sender, receiver) = mpsc::channel(most);
+    let gap = Arc::default();
+    let outbox = Outbox {
+        queue: sender,
+        gap: Arc::clone(&gap),
+    };
+    let inbox = Inbox {
+        queue: receiver,
+        gap,
+    };
+    (outbox, inbox)
 }
 
 impl<T> Default for Hub<T> {
@@ -43,36 +66,53 @@ impl<T> Default for Hub<T> {
 impl<T: Clone> Hub<T> {
     /// Listens from now on, with room for `most` that wait (more than zero).
     pub(crate) fn listen(&self, prefix: Prefix, most: usize) -> Inbox<T> {
-        let (sender, queue) = mpsc::channel(most);
-        let gap = Arc::new(AtomicBool::new(false));
-        let listener = Listener {
-            prefix,
-            queue: sender,
-            gap: Arc::clone(&gap),
-        };
+        let (outbox, inbox) = queue(most);
         let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        listeners.retain(|listener| !listener.queue.is_closed());
-        listeners.push(listener);
-        Inbox { queue, gap }
+        listeners.retain(|(_, outbox)| !outbox.is_closed());
+        listeners.push((prefix, outbox));
+        inbox
     }
 
     /// Tells `item` to all who listen to `key`, and how many those are.
     pub(crate) fn tell(&self, key: &Key, item: &T) -> usize {
         let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut heard = 0_usize;
-        listeners.retain(|listener| {
-            if !listener.prefix.holds(key) {
+        listeners.retain(|(prefix, outbox)| {
+            if !prefix.holds(key) {
                 return true;
             }
-            match listener.queue.try_send(item.clone()) {
-                Ok(()) => {}
-                Err(TrySendError::Full(_)) => listener.gap.store(true, Ordering::Release),
-                Err(TrySendError::Closed(_)) => return false,
-            }
-            heard = heard.saturating_add(1);
-            true
+            let hears = outbox.push(item.clone());
+            heard = heard.saturating_add(usize::from(hears));
+            hears
         });
         heard
+    }
+}
+
+impl<T> Outbox<T> {
+    /// Whether somebody still listens. An item that finds the queue full is left out, and that is told.
+    pub(crate) fn push(&self, item: T) -> bool {
+        match self.queue.try_send(item) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => self.gap(),
+            Err(TrySendError::Closed(_)) => return false,
+        }
+        true
+    }
+
+    /// Tells that something is missing.
+    pub(crate) fn gap(&self) {
+        self.gap.is.store(true, Ordering::Release);
+        self.gap.told.notify_one();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.queue.is_closed()
+    }
+
+    /// Until nobody listens any more.
+    pub(crate) async fn closed(&self) {
+        self.queue.closed().await;
     }
 }
 
@@ -82,13 +122,18 @@ impl<T> Inbox<T> {
         while self.queue.try_recv().is_ok() {}
     }
 
-    /// The next item, or that some are missing; none when the hub is gone. Safe to cancel.
+    /// The next item, or that some are missing; none when nothing can come any more. Safe to cancel.
     pub(crate) async fn next(&mut self) -> Option<Told<T>> {
-        // A full queue is never empty, so whoever missed something always comes by here.
-        if self.gap.swap(false, Ordering::Acquire) {
-            return Some(Told::Gap);
+        loop {
+            if self.gap.is.swap(false, Ordering::Acquire) {
+                return Some(Told::Gap);
+            }
+            tokio::select! {
+                biased;
+                () = self.gap.told.notified() => {}
+                item = self.queue.recv() => return item.map(Told::Item),
+            }
         }
-        self.queue.recv().await.map(Told::Item)
     }
 }
 
@@ -130,5 +175,13 @@ mod tests {
         assert_eq!(slow.next().await, Some(Told::Item(1)));
         hub.tell(&key("a"), &9);
         assert_eq!(slow.next().await, Some(Told::Item(9)));
+    }
+
+    #[tokio::test]
+    async fn a_gap_is_told_to_who_waits() {
+        let (outbox, mut inbox) = queue::<()>(1);
+        let telling = async { outbox.gap() };
+        let (told, ()) = tokio::join!(inbox.next(), telling);
+        assert_eq!(told, Some(Told::Gap));
     }
 }

@@ -5,9 +5,14 @@
 //! relays use. What a broker hands out is input from outside. Modules use only modules that stand below them.
 #![forbid(unsafe_code)]
 
+pub mod init;
+pub mod cluster;
 pub mod lease;
 pub mod signed;
 pub mod embedded;
+pub mod nats;
+pub mod broker;
+pub mod progress;
 mod hub;
 pub mod bus;
 pub mod store;
@@ -15,11 +20,15 @@ pub mod limits;
 pub mod error;
 pub mod key;
 
+pub use broker::{BROKER_FILE, Broker, BrokerError, Transporter};
 pub use bus::{Bus, Delivery, Message, ReplyTo, Subscription};
+pub use cluster::{Cluster, ClusterStartError, broker_beside};
 pub use embedded::{Embedded, OpenError, STORE_FILE};
 pub use error::{Answer, ClusterError};
 pub use key::{Key, NotAKey, Prefix};
 pub use lease::{Lease, LeaseError, Leases, Taken};
 pub use limits::Limits;
-pub use signed::{Claim, ClusterKey, Distrust, Verified, Verifier};
+pub use nats::Nats;
+pub use progress::{Failing, Progress, Step};
+pub use signed::{Claim, ClusterKey, Distrust, Signer, Verified, Verifier};
 pub use store::{Change, Entry, Revision, Store, Watch};

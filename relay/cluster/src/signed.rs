@@ -1,14 +1,15 @@
 //! Values and messages that only a relay of the cluster can have written: whoever runs the broker can read them, and keep
 //! them back, but can neither make nor alter one nor pass off an old one as new.
 //!
-//! A signed value is one line of JSON (owner, version, expiry, key id, code), a line feed, and the payload. The code is an
-//! HMAC-SHA256 (RFC 2104) with a secret that all relays share, and covers the place where the value stands.
+//! A signed value is one line of JSON (owner, version, expiry, codes by key id), a line feed, and the payload. A code is an
+//! HMAC-SHA256 (RFC 2104) with a secret that all relays share, and covers the place where the value stands. There is one
+//! for each live key: while keys are rotated node by node, any that both have in common will do.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -21,6 +22,9 @@ pub const LEEWAY: Duration = Duration::from_secs(30);
 
 /// Shortest secret, in bytes: as long as the code (RFC 2104 §3).
 pub const MIN_SECRET: usize = 32;
+
+/// Most codes of a value.
+pub const MOST_CODES: usize = 4;
 
 /// Longest first line, in bytes.
 const MAX_HEAD: usize = 1024;
@@ -36,7 +40,12 @@ const PURPOSE: &str = "sallyport signed value 1";
 pub struct ClusterKey {
     kid: String,
     key: hmac::Key,
+    expires: Option<SystemTime>,
 }
+
+/// Signs with all live keys.
+#[derive(Debug, Clone, Default)]
+pub struct Signer(Vec<ClusterKey>);
 
 /// Whose a value is, and how long it is good for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,8 +85,8 @@ pub enum Distrust {
     /// It is too old by its own word.
     #[error("it has expired")]
     Expired,
-    /// A later one was seen before.
-    #[error("version {version} comes after version {seen}: it is an old one")]
+    /// A later one was seen before, or another one of this version.
+    #[error("version {version} comes after version {seen}: it is not the latest")]
     Replayed {
         /// Of this one.
         version: u64,
@@ -103,6 +112,7 @@ struct Seen {
     version: u64,
     /// Beyond that a replay is refused by its age.
     expires: SystemTime,
+    payload: digest::Digest,
 }
 
 /// The first line.
@@ -113,42 +123,75 @@ struct Head {
     version: u64,
     /// Milliseconds since 1970.
     expires: u64,
+    codes: Vec<Code>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Code {
     kid: String,
     code: String,
 }
 
 impl ClusterKey {
-    /// The secret `secret` under the name `kid`.
+    /// The secret `secret` under the name `kid`, until it expires.
     ///
     /// # Errors
     /// [`ShortSecret`].
-    pub fn new(kid: &str, secret: &[u8]) -> Result<Self, ShortSecret> {
+    pub fn new(kid: &str, secret: &[u8], expires: Option<SystemTime>) -> Result<Self, ShortSecret> {
         if secret.len() < MIN_SECRET {
             return Err(ShortSecret);
         }
         Ok(Self {
             kid: kid.to_owned(),
             key: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            expires,
         })
     }
 
-    /// The value to put at `place`.
+    fn is_live(&self, now: SystemTime) -> bool {
+        self.expires.is_none_or(|end| now < end)
+    }
+}
+
+impl Signer {
+    /// Signs with `keys`, the newest last.
     #[must_use]
-    pub fn sign(&self, place: &Key, claim: &Claim, payload: &[u8]) -> Bytes {
+    pub fn new(keys: impl IntoIterator<Item = ClusterKey>) -> Self {
+        Self(keys.into_iter().collect())
+    }
+
+    /// The value to put at `place`, with a code of each of the newest [`MOST_CODES`] keys that are live at `now`; none
+    /// where no key is.
+    #[must_use]
+    pub fn sign(
+        &self,
+        place: &Key,
+        claim: &Claim,
+        payload: &[u8],
+        now: SystemTime,
+    ) -> Option<Bytes> {
         let expires = millis(claim.expires);
         let covered = covered(place, (&claim.owner, claim.version, expires), payload);
+        let live = self.0.iter().rev().filter(|key| key.is_live(now));
+        let code = |key: &ClusterKey| Code {
+            kid: key.kid.clone(),
+            code: URL_SAFE_NO_PAD.encode(hmac::sign(&key.key, &covered)),
+        };
         let head = Head {
             owner: claim.owner.clone(),
             version: claim.version,
             expires,
-            kid: self.kid.clone(),
-            code: URL_SAFE_NO_PAD.encode(hmac::sign(&self.key, &covered)),
+            codes: live.take(MOST_CODES).map(code).collect(),
         };
+        if head.codes.is_empty() {
+            return None;
+        }
         // text and numbers always become JSON
         let mut signed = serde_json::to_vec(&head).unwrap_or_default();
         signed.push(b'\n');
         signed.extend_from_slice(payload);
-        signed.into()
+        Some(signed.into())
     }
 }
 
@@ -184,7 +227,7 @@ impl Verifier {
         signed: &Bytes,
         now: SystemTime,
     ) -> Result<Verified, Distrust> {
-        let (head, payload) = self.authentic(place, signed)?;
+        let (head, payload) = self.authentic(place, signed, now)?;
         if head.owner != owner {
             return Err(Distrust::Foreign(head.owner));
         }
@@ -194,7 +237,12 @@ impl Verifier {
         if now > expires.checked_add(LEEWAY).ok_or(Distrust::Malformed)? {
             return Err(Distrust::Expired);
         }
-        self.not_replayed(place, head.version, expires)?;
+        let seen = Seen {
+            version: head.version,
+            expires,
+            payload: digest::digest(&digest::SHA256, &payload),
+        };
+        self.not_replayed(place, seen, now)?;
         let claim = Claim {
             owner: head.owner,
             version: head.version,
@@ -203,34 +251,64 @@ impl Verifier {
         Ok(Verified { claim, payload })
     }
 
-    fn authentic(&self, place: &Key, signed: &Bytes) -> Result<(Head, Bytes), Distrust> {
+    fn authentic(
+        &self,
+        place: &Key,
+        signed: &Bytes,
+        now: SystemTime,
+    ) -> Result<(Head, Bytes), Distrust> {
         let line = signed.iter().take(MAX_HEAD).position(|byte| *byte == b'\n');
         let line = line.ok_or(Distrust::Malformed)?;
         let head = serde_json::from_slice::<Head>(&signed.slice(..line));
         let head = head.map_err(|_other| Distrust::Malformed)?;
         let payload = signed.slice(line.saturating_add(1)..);
-        let Some(key) = self.keys.get(&head.kid) else {
-            return Err(Distrust::UnknownKey(head.kid));
-        };
-        let code = URL_SAFE_NO_PAD.decode(&head.code);
-        let code = code.map_err(|_other| Distrust::Malformed)?;
         let covered = covered(place, (&head.owner, head.version, head.expires), &payload);
+        let (key, code) = self.common(&head.codes, now)?;
+        let code = URL_SAFE_NO_PAD.decode(code);
+        let code = code.map_err(|_other| Distrust::Malformed)?;
         let verified = hmac::verify(&key.key, &covered, &code);
         verified.map_err(|_wrong| Distrust::Forged)?;
         Ok((head, payload))
     }
 
-    fn not_replayed(&self, place: &Key, version: u64, expires: SystemTime) -> Result<(), Distrust> {
+    /// The first code whose key is here too.
+    fn common<'c>(
+        &self,
+        codes: &'c [Code],
+        now: SystemTime,
+    ) -> Result<(&ClusterKey, &'c str), Distrust> {
+        let mut common = codes.iter().filter_map(|code| {
+            let key = self.keys.get(&code.kid).filter(|key| key.is_live(now))?;
+            Some((key, code.code.as_str()))
+        });
+        let first = codes.first().ok_or(Distrust::Malformed)?;
+        common
+            .next()
+            .ok_or_else(|| Distrust::UnknownKey(first.kid.clone()))
+    }
+
+    /// What was seen of a place counts until all of it has expired. From then on older ones are refused by their age, and
+    /// a node whose clock was set back is believed again.
+    fn not_replayed(&self, place: &Key, mut new: Seen, now: SystemTime) -> Result<(), Distrust> {
         let mut seen = self.seen();
-        if let Some(known) = seen.get(place)
-            && version < known.version
-        {
-            return Err(Distrust::Replayed {
-                version,
-                seen: known.version,
-            });
+        let counts = |known: &&Seen| {
+            known
+                .expires
+                .checked_add(LEEWAY)
+                .is_none_or(|end| now <= end)
+        };
+        if let Some(known) = seen.get(place).filter(counts) {
+            let same =
+                new.version == known.version && new.payload.as_ref() == known.payload.as_ref();
+            if new.version <= known.version && !same {
+                return Err(Distrust::Replayed {
+                    version: new.version,
+                    seen: known.version,
+                });
+            }
+            new.expires = new.expires.max(known.expires);
         }
-        seen.insert(place.clone(), Seen { version, expires });
+        seen.insert(place.clone(), new);
         forget_one_too_many(&mut seen);
         Ok(())
     }

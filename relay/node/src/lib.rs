@@ -4,6 +4,7 @@
 //! Nothing here knows of tunnels, a store or a bus. Modules use only modules that stand below them.
 #![forbid(unsafe_code)]
 
+pub mod members;
 pub mod server;
 pub mod machine;
 pub mod static_data;

@@ -9,6 +9,7 @@ mod bus;
 mod embedded;
 mod killed;
 mod leases;
+mod nats;
 mod pair;
 mod values;
 mod watches;
@@ -19,6 +20,7 @@ macro_rules! conformance {
         $crate::conformance! { $start;
             values: a_value_is_there_until_it_is_deleted;
             values: compare_and_set_lets_one_win;
+            values: no_update_of_two_who_hurry_is_lost;
             values: what_has_another_revision_is_neither_deleted_nor_replaced;
             values: revisions_of_a_key_rise_also_over_deletions;
             values: a_prefix_lists_what_is_below_it_in_order;

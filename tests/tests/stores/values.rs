@@ -2,7 +2,7 @@
 
 use sallyport_cluster::{ClusterError, Key, Limits, Prefix, Revision};
 
-use crate::pair::{Pair, key, prefix, put, shown};
+use crate::pair::{Pair, Shared, key, prefix, put, shown, soon};
 
 pub(crate) async fn a_value_is_there_until_it_is_deleted(pair: &Pair) {
     let at = key("a/b");
@@ -56,6 +56,51 @@ fn only_one(
     };
     assert_eq!(lost, Err(ClusterError::Conflict(at.clone())), "{won:?}");
     won.expect("one won")
+}
+
+/// Both count up the same number as fast as they can: each success counts, and none more.
+pub(crate) async fn no_update_of_two_who_hurry_is_lost(pair: &Pair) {
+    const EACH: u64 = 60;
+    let at = key("cas/count");
+    put(&*pair.one, "cas/count", "0").await;
+
+    let (one, other) = tokio::join!(
+        count_up(&*pair.one, &at, EACH),
+        count_up(&*pair.other, &at, EACH)
+    );
+
+    let last = pair.one.get(&at).await.expect("read").expect("it is there");
+    assert_eq!(last.value, (2 * EACH).to_string());
+    assert_eq!(one.len() + other.len(), 120);
+    let shared = one.iter().filter(|revision| other.contains(revision));
+    assert_eq!(shared.count(), 0, "a revision was given twice");
+}
+
+async fn count_up(store: &dyn Shared, at: &Key, times: u64) -> Vec<Revision> {
+    let mut made = Vec::new();
+    let counting = async {
+        for _ in 0..times {
+            made.push(count_once(store, at).await);
+        }
+    };
+    soon("all is counted", counting).await;
+    made
+}
+
+async fn count_once(store: &dyn Shared, at: &Key) -> Revision {
+    loop {
+        let there = store.get(at).await.expect("read").expect("it is there");
+        let text = std::str::from_utf8(&there.value).expect("a number");
+        let next = text.parse::<u64>().expect("a number") + 1;
+        let set = store
+            .replace(at, next.to_string().into(), there.revision)
+            .await;
+        match set {
+            Ok(revision) => return revision,
+            Err(ClusterError::Conflict(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 pub(crate) async fn what_has_another_revision_is_neither_deleted_nor_replaced(pair: &Pair) {

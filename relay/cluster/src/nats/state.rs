@@ -1,0 +1,112 @@
+//! What is known of the connection: who uses the store looks here, and is woken by what changes.
+
+use std::sync::Arc;
+
+use async_nats::{ClientError, ConnectErrorKind, Event, ServerError};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use super::session::Session;
+use crate::progress::{Failing, Progress, Step};
+
+/// One connection from its first try on.
+#[derive(Debug, Clone, Default)]
+pub(super) struct State {
+    /// Counts tries, so that the last words of one that failed are not taken for those of the next.
+    pub(super) attempt: u64,
+    pub(super) session: Option<Arc<Session>>,
+    pub(super) connected: bool,
+    /// Counts connections: what was heard on one may be incomplete on the next.
+    pub(super) epoch: u64,
+    /// Counts how often messages were dropped here, because somebody was too slow.
+    pub(super) dropped: u64,
+    /// Counts refusals, and the last one.
+    pub(super) refusals: u64,
+    pub(super) refused: Option<Arc<str>>,
+    pub(super) failing: Option<Failing>,
+}
+
+impl State {
+    /// The session, if it can be used now.
+    pub(super) fn usable(&self) -> Option<Arc<Session>> {
+        self.session.clone().filter(|_| self.connected)
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        match (&self.failing, self.usable()) {
+            (_, Some(_)) => Progress::Ready,
+            (Some(failing), None) => Progress::Failing(failing.clone()),
+            (None, None) => Progress::Connecting,
+        }
+    }
+}
+
+/// Notes what the client tells of the connection that was begun as `attempt`.
+pub(super) fn note(state: &watch::Sender<State>, attempt: u64, host: &str, event: Event) {
+    state.send_if_modified(|state| state.attempt == attempt && state.learn(host, event));
+}
+
+impl State {
+    /// Whether it changes anything.
+    fn learn(&mut self, host: &str, event: Event) -> bool {
+        match event {
+            // of the first connection it may be told after its session is in use
+            Event::Connected if self.connected => return false,
+            Event::Connected => {
+                if self.session.is_some() {
+                    info!("the broker is back");
+                }
+                self.connected = true;
+                self.epoch = self.epoch.saturating_add(1);
+            }
+            Event::Disconnected | Event::Closed => self.lost(host),
+            Event::SlowConsumer(_) => self.dropped = self.dropped.saturating_add(1),
+            Event::ServerError(ServerError::Other(text)) => self.refused_by(text),
+            Event::ServerError(error) => self.fails(host, Step::Credentials, error.to_string()),
+            Event::ClientError(ClientError::Other(kind)) => {
+                self.fails(host, step_of(&kind), kind);
+            }
+            other @ (Event::LameDuckMode | Event::Draining | Event::ClientError(_)) => {
+                debug!(event = %other, "the broker says");
+                return false;
+            }
+        }
+        true
+    }
+
+    fn lost(&mut self, host: &str) {
+        if self.connected {
+            warn!("the broker is away");
+            self.connected = false;
+            self.fails(host, Step::Tcp, "the connection was lost".to_owned());
+        }
+    }
+
+    fn fails(&mut self, host: &str, step: Step, cause: String) {
+        self.failing = Some(Failing {
+            host: host.to_owned(),
+            step,
+            cause,
+        });
+    }
+
+    fn refused_by(&mut self, text: String) {
+        warn!(said = %text, "the broker refuses something");
+        self.refusals = self.refusals.saturating_add(1);
+        self.refused = Some(text.into());
+    }
+}
+
+/// While it connects again the client tells only the kind of what failed.
+fn step_of(kind: &str) -> Step {
+    let is = |known: ConnectErrorKind| known.to_string() == kind;
+    if is(ConnectErrorKind::Dns) {
+        Step::Dns
+    } else if is(ConnectErrorKind::Tls) {
+        Step::Tls
+    } else if is(ConnectErrorKind::AuthorizationViolation) || is(ConnectErrorKind::Authentication) {
+        Step::Credentials
+    } else {
+        Step::Tcp
+    }
+}

@@ -1,0 +1,409 @@
+//! NATS: the suite on Debian's server and on a current one, single and as three; and what happens when servers go, refuse
+//! or are not what they should be.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use sallyport_certs::{Identity, Pin};
+use sallyport_cluster::{
+    Broker, Bus as _, Change, ClusterError, Delivery, Nats, Progress, Step, Store as _,
+};
+use sallyport_ops::Tasks;
+use sallyport_tests::Port;
+use sallyport_tests::broker::{NatsServer, NatsVersion};
+use sallyport_tests::service::Certificate;
+use tempfile::TempDir;
+
+use crate::pair::{Pair, key, limits, look_again, prefix, put, soon};
+use crate::watches::Known;
+
+mod debian {
+    crate::conformance!(super::pair(super::NatsVersion::Debian).await);
+}
+
+mod current {
+    crate::conformance!(super::pair(super::NatsVersion::Current).await);
+}
+
+mod three {
+    crate::conformance!(super::pair_of_three(super::NatsVersion::Debian).await);
+}
+
+mod three_current {
+    crate::conformance!(super::pair_of_three(super::NatsVersion::Current).await);
+}
+
+/// A relay's handle, whose tasks end with it.
+struct Relay {
+    nats: Nats,
+    tasks: Tasks,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.tasks.stop();
+    }
+}
+
+impl Relay {
+    /// One that reads this `broker.json`.
+    fn start(folder: &Path, json: &str) -> Self {
+        let path = folder.join("broker.json");
+        fs::write(&path, json).expect("the folder is writable");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("our own file");
+        let broker = Broker::load(&path).expect("a good file");
+        let tls = broker.client_config().expect("good certificates");
+        let tasks = Tasks::new();
+        let nats = Nats::start(broker, tls, limits(), &tasks);
+        Self { nats, tasks }
+    }
+
+    async fn is(&self, what: &str, holds: impl Fn(&Progress) -> bool) -> Progress {
+        let holding = async {
+            loop {
+                let progress = self.nats.progress();
+                if holds(&progress) {
+                    return progress;
+                }
+                look_again().await;
+            }
+        };
+        soon(what, holding).await
+    }
+
+    async fn ready(self) -> Self {
+        self.is("the broker lets us in", |now| *now == Progress::Ready)
+            .await;
+        self
+    }
+
+    /// The step at which it fails, with the text.
+    async fn fails_at(&self, step: Step) -> String {
+        let fails = |now: &Progress| matches!(now, Progress::Failing(at) if at.step == step);
+        self.is(&format!("it fails at {step}"), fails)
+            .await
+            .to_string()
+    }
+}
+
+fn hosts(servers: &[NatsServer]) -> String {
+    let quoted: Vec<_> = servers
+        .iter()
+        .map(|server| format!("\"{}\"", server.address()))
+        .collect();
+    format!("{{\"hosts\": [{}]}}", quoted.join(", "))
+}
+
+async fn pair_with(dir: TempDir, servers: Vec<NatsServer>) -> Pair {
+    let json = hosts(&servers);
+    let one = Relay::start(dir.path(), &json).ready().await;
+    let other = Relay::start(dir.path(), &json).ready().await;
+    let handles = (Arc::new(one.nats.clone()), Arc::new(other.nats.clone()));
+    Pair::new(handles.0, handles.1, (one, other, servers, dir))
+}
+
+async fn pair(version: NatsVersion) -> Pair {
+    let (dir, server) = single(version, "");
+    pair_with(dir, vec![server]).await
+}
+
+async fn pair_of_three(version: NatsVersion) -> Pair {
+    let dir = tempfile::tempdir().expect("a directory");
+    let servers = NatsServer::three(version, dir.path());
+    pair_with(dir, servers.into()).await
+}
+
+fn single(version: NatsVersion, more: &str) -> (TempDir, NatsServer) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = NatsServer::start(version, dir.path(), more);
+    (dir, server)
+}
+
+fn host(server: &NatsServer, more: &str) -> String {
+    format!("{{\"host\": \"{}\"{more}}}", server.address())
+}
+
+#[tokio::test]
+async fn nothing_waits_for_a_broker_that_is_not_there_yet() {
+    let (dir, mut server) = single(NatsVersion::Debian, "");
+    server.kill();
+    let relay = Relay::start(dir.path(), &host(&server, ""));
+    let said = relay.fails_at(Step::Tcp).await;
+    assert!(said.contains(&server.address()), "{said}");
+    let read = relay.nats.get(&key("a")).await;
+    assert!(
+        matches!(&read, Err(ClusterError::Unreachable(text)) if text.contains("tcp")),
+        "{read:?}"
+    );
+    let mut watch = relay.nats.watch(&prefix("w")).await.expect("it waits");
+    let mut heard = relay.nats.subscribe(&prefix("t")).await.expect("it waits");
+
+    server.resume();
+
+    let relay = relay.ready().await;
+    put(&relay.nats, "w/a", "1").await;
+    Known::default().until(&mut watch, "w/a", Some("1")).await;
+    let hearing = async { while !matches!(heard.next().await, Some(Delivery::Message(_))) {} };
+    let saying = async {
+        loop {
+            let said = relay.nats.publish(&key("t/x"), "hello".into()).await;
+            said.expect("published");
+            look_again().await;
+        }
+    };
+    tokio::select! {
+        () = soon("it is heard", hearing) => {}
+        () = saying => {}
+    }
+}
+
+#[tokio::test]
+async fn a_watch_outlives_the_server_and_misses_nothing() {
+    for version in [NatsVersion::Debian, NatsVersion::Current] {
+        let (dir, mut server) = single(version, "");
+        let json = host(&server, "");
+        let relay = Relay::start(dir.path(), &json).ready().await;
+        put(&relay.nats, "w/kept", "1").await;
+        put(&relay.nats, "w/gone", "1").await;
+        let mut watch = relay.nats.watch(&prefix("w")).await.expect("a watch");
+        let mut heard = relay.nats.subscribe(&prefix("t")).await.expect("listens");
+        let mut known = Known::default();
+        known.until(&mut watch, "w/gone", Some("1")).await;
+
+        server.kill();
+        let lost = relay.fails_at(Step::Tcp).await;
+        assert!(!lost.is_empty());
+        server.resume();
+        // another relay is back first and changes what the watcher knows
+        let other = Relay::start(dir.path(), &json).ready().await;
+        other
+            .nats
+            .delete(&key("w/gone"), None)
+            .await
+            .expect("deleted");
+        put(&other.nats, "w/new", "2").await;
+
+        known.until(&mut watch, "w/new", Some("2")).await;
+        known.until(&mut watch, "w/gone", None).await;
+        assert_eq!(known.at("w/kept"), Some(b"1".as_slice()));
+        assert_eq!(
+            soon("the gap is told", heard.next()).await,
+            Some(Delivery::Gap)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_store_restored_from_something_older_is_told_as_it_is() {
+    let (dir, mut server) = single(NatsVersion::Debian, "");
+    let relay = Relay::start(dir.path(), &host(&server, "")).ready().await;
+    put(&relay.nats, "w/a", "1").await;
+    let mut watch = relay.nats.watch(&prefix("w")).await.expect("a watch");
+    let mut known = Known::default();
+    known.until(&mut watch, "w/a", Some("1")).await;
+
+    server.kill();
+    fs::remove_dir_all(dir.path().join("jetstream")).expect("its files");
+    server.resume();
+    // the relay itself makes what is missing
+    let writing = async {
+        while relay.nats.put(&key("w/b"), "2".into()).await.is_err() {
+            look_again().await;
+        }
+    };
+    soon("the store can be written again", writing).await;
+
+    known.until(&mut watch, "w/b", Some("2")).await;
+    assert_eq!(known.at("w/a"), None);
+}
+
+#[tokio::test]
+async fn of_three_servers_one_may_go() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut servers = NatsServer::three(NatsVersion::Debian, dir.path());
+    let relay = Relay::start(dir.path(), &hosts(&servers)).ready().await;
+    let first = put(&relay.nats, "a/b", "1").await;
+    let mut watch = relay.nats.watch(&prefix("a")).await.expect("a watch");
+    let mut known = Known::default();
+    known.until(&mut watch, "a/b", Some("1")).await;
+
+    // the one that the relay is connected to
+    servers[0].kill();
+
+    let at = key("a/b");
+    let trying = async {
+        loop {
+            match relay.nats.replace(&at, "2".into(), first).await {
+                Ok(_) | Err(ClusterError::Conflict(_)) => return,
+                Err(error) => assert!(error.is_passing(), "{error}"),
+            }
+            look_again().await;
+        }
+    };
+    soon("the others take the change", trying).await;
+    known.until(&mut watch, "a/b", Some("2")).await;
+    let read = async {
+        loop {
+            if let Ok(entry) = relay.nats.get(&at).await {
+                return entry;
+            }
+            look_again().await;
+        }
+    };
+    let entry = soon("the others tell it", read).await.expect("there");
+    assert_eq!(entry.value, "2");
+}
+
+#[tokio::test]
+async fn a_wrong_password_fails_at_the_credentials_and_is_not_shown() {
+    let users = "authorization { user: relay, password: right }\n";
+    let (dir, server) = single(NatsVersion::Debian, users);
+    let wrong = host(&server, ", \"user\": \"relay\", \"password\": \"canary\"");
+    let relay = Relay::start(dir.path(), &wrong);
+    let said = relay.fails_at(Step::Credentials).await;
+    assert!(
+        !said.contains("canary") && !format!("{relay:?}", relay = relay.nats).contains("canary")
+    );
+
+    let right = host(&server, ", \"user\": \"relay\", \"password\": \"right\"");
+    let relay = Relay::start(dir.path(), &right).ready().await;
+    put(&relay.nats, "a", "1").await;
+}
+
+#[tokio::test]
+async fn what_the_user_may_not_do_is_denied() {
+    let users = "authorization { users: [ { user: relay, password: p, permissions: { publish: { deny: \
+                 [\"$KV.sallyport.secret.>\", \"$JS.API.CONSUMER.CREATE.>\", \"$JS.API.CONSUMER.DURABLE.>\"] }, subscribe: { deny: \
+                 [\"sallyport.secret.>\"] } } } ] }\n";
+    let (dir, server) = single(NatsVersion::Debian, users);
+    let json = host(&server, ", \"user\": \"relay\", \"password\": \"p\"");
+    let relay = Relay::start(dir.path(), &json).ready().await;
+    let is_denied = |error: &ClusterError| matches!(error, ClusterError::Denied(_));
+
+    put(&relay.nats, "open/x", "1").await;
+    let put = relay.nats.put(&key("secret/x"), "1".into()).await;
+    assert!(put.as_ref().is_err_and(is_denied), "{put:?}");
+    let heard = relay.nats.subscribe(&prefix("secret")).await;
+    assert!(heard.as_ref().is_err_and(is_denied), "{heard:?}");
+    let mut watch = relay.nats.watch(&prefix("open")).await.expect("a watch");
+    let told = soon("the watch ends", watch.next()).await;
+    assert!(told.as_ref().is_err_and(is_denied), "{told:?}");
+}
+
+#[tokio::test]
+async fn without_jetstream_it_fails_at_the_storage() {
+    let (dir, mut server) = single(NatsVersion::Debian, "");
+    server.kill();
+    let config = dir.path().join("nats.conf");
+    let text = fs::read_to_string(&config).expect("its configuration");
+    let without: Vec<_> = text
+        .lines()
+        .filter(|line| !line.contains("jetstream"))
+        .collect();
+    fs::write(&config, without.join("\n")).expect("our own file");
+    server.resume();
+
+    let relay = Relay::start(dir.path(), &host(&server, ""));
+    relay.fails_at(Step::Storage).await;
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_fails_at_dns() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let relay = Relay::start(dir.path(), "{\"host\": \"nowhere.invalid\"}");
+    let said = relay.fails_at(Step::Dns).await;
+    assert!(said.contains("nowhere.invalid:4222"), "{said}");
+}
+
+#[tokio::test]
+async fn hosts_are_tried_in_turn() {
+    let (dir, server) = single(NatsVersion::Debian, "");
+    let nobody = Port::reserve();
+    let json = format!(
+        "{{\"hosts\": [\"127.0.0.1:{}\", \"{}\"]}}",
+        nobody.number(),
+        server.address()
+    );
+    let relay = Relay::start(dir.path(), &json).ready().await;
+    put(&relay.nats, "a", "1").await;
+}
+
+#[tokio::test]
+async fn tls_is_asked_for_and_the_wrong_server_is_not_believed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let own = Certificate::make(dir.path(), "own", "IP:127.0.0.1");
+    let other = Certificate::make(dir.path(), "other", "IP:127.0.0.1");
+    let tls = format!(
+        "tls {{ cert_file: \"{}\", key_file: \"{}\" }}\n",
+        own.cert.display(),
+        own.key.display()
+    );
+    let server = NatsServer::start(NatsVersion::Debian, &dir.path().join("tls"), &tls);
+    let with_ca = |ca: &Path, more: &str| {
+        let tls = format!(", \"tls\": {{\"ca\": \"{}\"}}{more}", ca.display());
+        host(&server, &tls)
+    };
+
+    let relay = Relay::start(dir.path(), &with_ca(&own.cert, ""))
+        .ready()
+        .await;
+    put(&relay.nats, "a", "1").await;
+    let relay = Relay::start(dir.path(), &with_ca(&other.cert, ""));
+    relay.fails_at(Step::Tls).await;
+    let pinned = |certificate: &Certificate| {
+        let tls = format!(", \"tls\": {{\"pin\": \"{}\"}}", pin(certificate));
+        host(&server, &format!("{tls}, \"rejectUnauthorized\": false"))
+    };
+    let _ready = Relay::start(dir.path(), &pinned(&own)).ready().await;
+    let relay = Relay::start(dir.path(), &pinned(&other));
+    relay.fails_at(Step::Tls).await;
+
+    let (_plain_dir, plain) = single(NatsVersion::Debian, "");
+    let asked = format!(", \"tls\": {{\"ca\": \"{}\"}}", own.cert.display());
+    let relay = Relay::start(dir.path(), &host(&plain, &asked));
+    relay.fails_at(Step::Tls).await;
+}
+
+fn pin(certificate: &Certificate) -> Pin {
+    let read = |path: &Path| fs::read(path).expect("openssl wrote it");
+    let identity = Identity::from_pem(&read(&certificate.cert), &read(&certificate.key));
+    identity.and_then(|own| own.pin()).expect("a pair")
+}
+
+#[tokio::test]
+async fn namespaces_share_a_broker_and_nothing_else() {
+    let (dir, server) = single(NatsVersion::Debian, "");
+    let named = |name: &str| host(&server, &format!(", \"namespace\": \"{name}\""));
+    let one = Relay::start(dir.path(), &named("one")).ready().await;
+    let other = Relay::start(dir.path(), &named("other")).ready().await;
+    let mut heard = other.nats.subscribe(&prefix("t")).await.expect("listens");
+
+    put(&one.nats, "a", "1").await;
+    one.nats
+        .publish(&key("t/x"), "one".into())
+        .await
+        .expect("published");
+    other
+        .nats
+        .publish(&key("t/x"), "other".into())
+        .await
+        .expect("published");
+
+    assert_eq!(other.nats.get(&key("a")).await, Ok(None));
+    let Some(Delivery::Message(message)) = soon("a message comes", heard.next()).await else {
+        panic!("a message comes first");
+    };
+    assert_eq!(message.payload, "other");
+}
+
+/// A watch whose first answer is held up by nothing more than an empty bucket.
+#[tokio::test]
+async fn an_empty_bucket_is_an_empty_snapshot() {
+    let (dir, server) = single(NatsVersion::Current, "");
+    let relay = Relay::start(dir.path(), &host(&server, "")).ready().await;
+    let mut watch = relay.nats.watch(&prefix("w")).await.expect("a watch");
+    let first = soon("the snapshot comes", watch.next()).await;
+    assert_eq!(first, Ok(Change::Snapshot(Vec::new())));
+}
