@@ -27,8 +27,8 @@ const PRELUDE: &str = include_str!("engine/prelude.js");
 pub(crate) trait Outside {
     /// The next function begins.
     fn begun(&self);
-    /// It ended.
-    fn returned(&self, returned: Returned);
+    /// It ended. Says whether that could be told; if not, nothing further is to begin.
+    fn returned(&self, returned: Returned) -> bool;
     /// It waits for this: a result as JSON, or the message to throw.
     fn ask(&self, wish: Wish) -> Result<String, String>;
 }

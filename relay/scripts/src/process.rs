@@ -15,14 +15,20 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::host::Host;
 use crate::kept::Kept;
 use crate::protocol::{
-    self, Ask, Call, FrameError, FromWorker, MAX_ORDER, Order, Outcome, Report, Returned, Setup,
-    ToWorker,
+    self, Answer, Ask, Call, Finished, FrameError, FromWorker, MAX_ORDER, Order, Outcome, Report,
+    Returned, Setup, ToWorker,
 };
 use crate::script::{Fault, Server};
 use crate::settings::Settings;
 
 /// A worker has this long to come up, to take in a call, and to be reaped once it was killed.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the answers to one call's questions may take together.
+const ANSWERS: Duration = Duration::from_secs(30);
+
+/// A call's reports may have so many times the bytes of the longest one together.
+const REPORTS: usize = 4;
 
 /// A running worker. It is killed when this is dropped.
 #[derive(Debug)]
@@ -55,13 +61,96 @@ enum Broken {
     Pipe(#[from] FrameError),
     #[error("a report out of turn")]
     OutOfTurn,
+    #[error("reports over the limit")]
+    TooMuch,
 }
 
-/// Where a call stands.
+/// Where a call stands. What runs in the worker may have taken it over, so it is believed nothing that is not its turn
+/// to say, and no answer of its own moves the end of the call.
 struct Progress {
+    /// The call is over by then.
+    end: Instant,
+    /// What is awaited now has come by then, or by the end of the call.
     until: Instant,
     begun: Instant,
+    runs: bool,
+    /// Functions that may still begin.
+    left: usize,
+    chooses: bool,
+    /// What is left of [`ANSWERS`].
+    answers: Duration,
+    asked: usize,
+    /// Bytes that reports may still have.
+    reports: usize,
     ended: Vec<Ended>,
+}
+
+impl Progress {
+    fn of(call: &Call, kill: Duration, report: usize) -> Self {
+        let now = Instant::now();
+        let left = call.scripts.len();
+        let each = kill.saturating_mul(u32::try_from(left).unwrap_or(u32::MAX));
+        let answers = if call.asks { ANSWERS } else { Duration::ZERO };
+        let whole = PATIENCE.saturating_add(each).saturating_add(answers);
+        let end = now.checked_add(whole).unwrap_or(now);
+        Self {
+            end,
+            until: end.min(now + PATIENCE),
+            begun: now,
+            runs: false,
+            left,
+            chooses: call.servers.is_some(),
+            answers,
+            asked: 0,
+            reports: report.saturating_mul(REPORTS),
+            ended: Vec::new(),
+        }
+    }
+
+    /// What comes next has `time`.
+    fn allow(&mut self, time: Duration) {
+        let until = Instant::now().checked_add(time);
+        self.until = until.map_or(self.end, |until| until.min(self.end));
+    }
+
+    fn begun(&mut self, kill: Duration) -> Result<(), Broken> {
+        self.left = self.left.checked_sub(1).ok_or(Broken::OutOfTurn)?;
+        if std::mem::replace(&mut self.runs, true) {
+            return Err(Broken::OutOfTurn);
+        }
+        self.begun = Instant::now();
+        self.allow(kill);
+        Ok(())
+    }
+
+    fn returned(&mut self, ended: Ended, kill: Duration) -> Result<(), Broken> {
+        if !std::mem::replace(&mut self.runs, false) || !self.fits(&ended) {
+            return Err(Broken::OutOfTurn);
+        }
+        if !matches!(ended.outcome, Ok(Outcome::Pass(_) | Outcome::Servers(_))) {
+            self.left = 0;
+        }
+        self.ended.push(ended);
+        self.allow(kill);
+        Ok(())
+    }
+
+    /// Whether this is what such a call can come to.
+    fn fits(&self, ended: &Ended) -> bool {
+        match &ended.outcome {
+            Err(_fault) => true,
+            Ok(Outcome::Value(_)) => !self.chooses,
+            Ok(Outcome::Server(_) | Outcome::Servers(_) | Outcome::Pass(_)) => self.chooses,
+            Ok(Outcome::Fault(_)) => false,
+        }
+    }
+
+    fn finish(&self, finished: Finished) -> Result<bool, Broken> {
+        if self.runs || self.left > 0 {
+            return Err(Broken::OutOfTurn);
+        }
+        Ok(finished.spent)
+    }
 }
 
 impl Worker {
@@ -96,7 +185,9 @@ impl Worker {
             Err(broken) => {
                 let how = match broken {
                     Broken::Pipe(_) => worker.end().await,
-                    Broken::Silent | Broken::TooLarge | Broken::OutOfTurn => worker.kill().await,
+                    Broken::Silent | Broken::TooLarge | Broken::OutOfTurn | Broken::TooMuch => {
+                        worker.kill().await
+                    }
                 };
                 Err(io::Error::other(format!("{broken}; {how}")))
             }
@@ -108,9 +199,10 @@ impl Worker {
         &self.missing
     }
 
-    /// Whether it still runs.
-    pub(crate) fn is_alive(&self) -> bool {
-        self.running.is_alive()
+    /// Whether it runs, and says nothing unasked: that would be taken for an answer to the next call.
+    pub(crate) fn is_fit(&self) -> bool {
+        let unread = rustix::io::ioctl_fionread(self.from.get_ref());
+        self.running.is_alive() && self.from.buffer().is_empty() && unread == Ok(0)
     }
 
     /// Runs `call`, on `servers` when it is to choose one.
@@ -125,12 +217,7 @@ impl Worker {
     ) -> (Vec<Ended>, Option<Self>) {
         call.servers = servers.map(|list| self.kept.take(list));
         call.asks = host.is_some();
-        let now = Instant::now();
-        let mut progress = Progress {
-            until: now + PATIENCE,
-            begun: now,
-            ended: Vec::new(),
-        };
+        let mut progress = Progress::of(&call, self.kill, self.max_report());
         let talked = self.talk(call, host, &mut progress).await;
         self.calls_left = self.calls_left.saturating_sub(1);
         let broken = match talked {
@@ -169,35 +256,50 @@ impl Worker {
         progress: &mut Progress,
     ) -> Result<bool, Broken> {
         within(progress.until, self.send(Order::Call(call))).await?;
-        let mut asks = 0;
         loop {
-            match within(progress.until, self.report()).await? {
-                Report::Begun(_) => {
-                    progress.begun = Instant::now();
-                    progress.until = progress.begun + self.kill;
-                }
+            let report = within(progress.until, self.report()).await?;
+            let rest = progress.reports.checked_sub(report.encoded_len());
+            progress.reports = rest.ok_or(Broken::TooMuch)?;
+            match report {
+                Report::Begun(_) => progress.begun(self.kill)?,
                 Report::Returned(returned) => {
-                    progress.ended.push(self.ended(returned));
-                    progress.until = Instant::now() + self.kill;
+                    let ended = self.ended(returned, progress.begun)?;
+                    progress.returned(ended, self.kill)?;
                 }
-                Report::Ask(ask) => {
-                    let asked = Instant::now();
-                    asks += 1;
-                    self.answer(ask, host, asks).await?;
-                    progress.until += asked.elapsed();
-                }
-                Report::Finished(finished) => return Ok(finished.spent),
+                // boxed, because few calls ask
+                Report::Ask(ask) => Box::pin(self.answer(ask, host, progress)).await?,
+                Report::Finished(finished) => return progress.finish(finished),
                 Report::Ready(_) => return Err(Broken::OutOfTurn),
             }
         }
     }
 
-    async fn answer(&mut self, ask: Ask, host: Option<&Host>, asks: usize) -> Result<(), Broken> {
-        let (Some(wish), Some(host)) = (ask.wish, host) else {
+    /// Answers a question; what that takes is no time of the function's.
+    async fn answer(
+        &mut self,
+        ask: Ask,
+        host: Option<&Host>,
+        progress: &mut Progress,
+    ) -> Result<(), Broken> {
+        let (Some(wish), Some(host), true) = (ask.wish, host, progress.runs) else {
             return Err(Broken::OutOfTurn);
         };
-        let answer = host.answer(wish, asks).await;
-        within(Instant::now() + PATIENCE, self.send(Order::Answer(answer))).await
+        let asked = Instant::now();
+        let left = progress.until.saturating_duration_since(asked);
+        progress.asked = progress.asked.saturating_add(1);
+        let answer = timeout(progress.answers, host.answer(wish, progress.asked)).await;
+        let answer = answer.unwrap_or_else(|_late| Answer {
+            text: format!(
+                "what a call waits for may take {} s together",
+                ANSWERS.as_secs()
+            ),
+            failed: true,
+        });
+        progress.answers = progress.answers.saturating_sub(asked.elapsed());
+        progress.allow(PATIENCE);
+        within(progress.until, self.send(Order::Answer(answer))).await?;
+        progress.allow(left);
+        Ok(())
     }
 
     async fn send(&mut self, order: Order) -> Result<(), Broken> {
@@ -208,23 +310,26 @@ impl Worker {
     }
 
     async fn report(&mut self) -> Result<Report, Broken> {
-        let output = usize::try_from(self.setup.output).unwrap_or(usize::MAX);
-        let max = protocol::max_report(output);
+        let max = self.max_report();
         let message: FromWorker = protocol::receive(&mut self.from, max).await?;
         message.report.ok_or(Broken::OutOfTurn)
     }
 
-    fn ended(&self, returned: Returned) -> Ended {
+    fn max_report(&self) -> usize {
+        protocol::max_report(usize::try_from(self.setup.output).unwrap_or(usize::MAX))
+    }
+
+    fn ended(&self, returned: Returned, begun: Instant) -> Result<Ended, Broken> {
         let outcome = match returned.outcome {
             Some(Outcome::Fault(wrong)) => Err(wrong.fault(&self.setup)),
             Some(outcome) => Ok(outcome),
-            None => Err(Fault::Died("it reported nothing".to_owned())),
+            None => return Err(Broken::OutOfTurn),
         };
-        Ended {
+        Ok(Ended {
             outcome,
             log: returned.log,
-            took: Duration::from_nanos(returned.took),
-        }
+            took: Duration::from_nanos(returned.took).min(begun.elapsed()),
+        })
     }
 
     async fn fault(mut self, broken: Broken) -> Fault {
@@ -240,8 +345,13 @@ impl Worker {
                     limit: MAX_ORDER as u64,
                 }
             }
-            Broken::Pipe(_) => Fault::Died(self.end().await),
-            Broken::OutOfTurn => Fault::Died(format!("{broken}; {}", self.kill().await)),
+            Broken::Pipe(FrameError::Closed | FrameError::Io(_)) => Fault::Died(self.end().await),
+            Broken::Pipe(FrameError::TooLong { .. } | FrameError::Malformed(_))
+            | Broken::OutOfTurn
+            | Broken::TooMuch => {
+                self.kill().await;
+                Fault::Died(format!("{broken}, for which it was killed"))
+            }
         }
     }
 

@@ -14,8 +14,9 @@ use crate::script::Fault;
 /// Bytes of the length in front of a message.
 const PREFIX: usize = 4;
 
-/// Most bytes of a message to a worker: a list of servers, all of them new to it.
-pub(crate) const MAX_ORDER: usize = 64 << 20;
+/// Most bytes of a message to a worker: a list of some thousand servers, all of them new to it. While it is taken in, the
+/// worker holds it twice.
+pub(crate) const MAX_ORDER: usize = 7 << 20;
 
 /// Bytes of a report beside the returned value: the lines that a script logs, and what holds them together.
 const BESIDE_THE_VALUE: usize = 512 << 10;

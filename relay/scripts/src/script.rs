@@ -169,11 +169,11 @@ pub enum Fault {
     /// An executable ended with a status that is not 0; status and the last line that it complained with.
     #[error("failed: {0}")]
     Failed(String),
-    /// It had to be killed several times of late and is not run for a while.
-    #[error("had to be killed {kills} times within {} s and is not run again before {} s have passed", .within.as_secs(), .left.as_secs())]
+    /// It had to be stopped several times of late and is not run for a while.
+    #[error("had to be stopped {stops} times within {} s and is not run again before {} s have passed", .within.as_secs(), .left.as_secs())]
     Suspended {
-        /// How often it was killed.
-        kills: usize,
+        /// How often it was stopped.
+        stops: usize,
         /// In this time.
         within: Duration,
         /// Until it is run again.
@@ -182,6 +182,12 @@ pub enum Fault {
     /// As many calls wait as may wait.
     #[error("was not run: {0} calls wait already; try again")]
     Busy(usize),
+    /// It waited as long as a call may.
+    #[error("was not run: its turn did not come within {} ms; try again", .0.as_millis())]
+    Waited(Duration),
+    /// It stands in a chain that is too long.
+    #[error("was not run: a chain has at most {0} functions")]
+    ChainTooLong(usize),
     /// There is no worker process to run it in.
     #[error("was not run, there is no worker process: {0}")]
     Unavailable(String),
@@ -197,9 +203,12 @@ impl Fault {
         }
     }
 
-    /// Whether a process had to be killed for it or died of it.
+    /// Whether it had to be stopped, which costs a worker process however that went.
     #[must_use]
-    pub const fn is_deadly(&self) -> bool {
-        matches!(self, Self::Killed(_) | Self::Died(_))
+    pub const fn was_stopped(&self) -> bool {
+        matches!(
+            self,
+            Self::TimedOut(_) | Self::OutOfMemory(_) | Self::Killed(_) | Self::Died(_)
+        )
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sallyport_ops::{Programs, Tasks};
 use serde_json::Value;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info_span, warn};
 
 use crate::host::Host;
@@ -21,6 +21,9 @@ const SPARE: usize = 1;
 
 /// Workers that may be on their way out, or hang within the kernel, while others take their places.
 const LOST: usize = 16;
+
+/// Most functions of a chain.
+pub const MOST_IN_CHAIN: usize = 64;
 
 /// How long a call waits for a worker to come up.
 const UP_WITHIN: Duration = Duration::from_secs(2);
@@ -101,7 +104,8 @@ impl Scripts {
     /// returned. They share the input object and the globals of this call, which nothing of another call reaches.
     ///
     /// There is a step for every function that was run. When none decided, the last step is no [`Choice::Server`];
-    /// when no function could be run, there is one step with the fault.
+    /// when no function could be run, there is one step with the fault; so there is for a chain of more than
+    /// [`MOST_IN_CHAIN`].
     pub async fn choose(
         &self,
         chain: &[Script],
@@ -109,6 +113,13 @@ impl Scripts {
         servers: &[Arc<Server>],
         moment: Moment,
     ) -> Vec<Step> {
+        if let Some(first) = chain.get(MOST_IN_CHAIN) {
+            return vec![Step {
+                outcome: Err(Fault::ChainTooLong(MOST_IN_CHAIN).of(&first.name)),
+                log: Vec::new(),
+                took: Duration::ZERO,
+            }];
+        }
         let ended = self.run(chain, input, moment, Work::Choice(servers)).await;
         let step = |(script, ended): (&Script, Ended)| Step {
             outcome: ended
@@ -171,11 +182,11 @@ impl Pool {
     }
 
     fn remember(&self, scripts: &[Script], ended: &[Ended]) {
-        let killed = ended.len().checked_sub(1).and_then(|last| {
+        let stopped = ended.len().checked_sub(1).and_then(|last| {
             let fault = ended.get(last)?.outcome.as_ref().err()?;
-            fault.is_deadly().then(|| scripts.get(last))?
+            fault.was_stopped().then(|| scripts.get(last))?
         });
-        if let Some(script) = killed {
+        if let Some(script) = stopped {
             lock(&self.suspended).note(script, Instant::now());
         }
     }
@@ -184,7 +195,9 @@ impl Pool {
         let full = |_full| Fault::Busy(self.settings.waiting);
         let _place = self.line.try_acquire().map_err(full)?;
         let closed = |_closed| Fault::Unavailable("it is stopping".to_owned());
-        let _turn = self.turns.acquire().await.map_err(closed)?;
+        let wait = self.settings.wait;
+        let turn = timeout(wait, self.turns.acquire()).await;
+        let _turn = turn.map_err(|_late| Fault::Waited(wait))?.map_err(closed)?;
         let worker = self.worker().await?;
         let vacancy = Vacancy {
             pool: self,
@@ -207,7 +220,7 @@ impl Pool {
             ready.forget();
             let taken = lock(&self.idle).pop();
             if let Some(worker) = taken {
-                if worker.is_alive() {
+                if worker.is_fit() {
                     return Ok(worker);
                 }
                 self.vacancies.add_permits(1);

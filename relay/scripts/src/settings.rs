@@ -16,6 +16,8 @@ pub struct Settings {
     pub workers: usize,
     /// Calls that wait for a turn; default 256. Further ones are refused.
     pub waiting: usize,
+    /// How long a call waits for its turn; default 2 s.
+    pub wait: Duration,
     /// What a call may use.
     pub limits: Limits,
 }
@@ -27,7 +29,9 @@ pub struct Limits {
     pub interrupt: Duration,
     /// One that cannot be interrupted is killed with its process after this long; default 250 ms.
     pub kill: Duration,
-    /// Bytes of a worker's JavaScript heap, the servers that it keeps included; default 48 MiB.
+    /// Bytes of a worker's JavaScript heap, the servers that it keeps included; default 48 MiB. A thousand servers of
+    /// 1.5 KiB each, kept and copied for a call while old ones are still held, take 22 MiB of it. The kernel holds the
+    /// process to 16 MiB more.
     pub memory: u64,
     /// Bytes of the JavaScript stack; default 256 KiB.
     pub stack: u64,
@@ -45,6 +49,7 @@ impl Default for Settings {
             arguments: vec!["script-worker".to_owned()],
             workers: 4,
             waiting: 256,
+            wait: Duration::from_secs(2),
             limits: Limits::default(),
         }
     }

@@ -1,4 +1,4 @@
-//! Scripts that had to be killed again and again are left alone for a while, so that one of them does not cost every
+//! Scripts that had to be stopped again and again are left alone for a while, so that one of them does not cost every
 //! user a worker.
 
 use std::collections::{HashMap, VecDeque};
@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use crate::script::{Fault, Script};
 
-/// So many kills suspend a script.
-const KILLS: usize = 3;
+/// So many stops suspend a script.
+const STOPS: usize = 3;
 
 /// Within this time, and until so long after the first of them.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -18,40 +18,40 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// Most scripts that are remembered.
 const MOST: usize = 256;
 
-/// When which text last had to be killed. A script that is edited starts anew.
+/// When which text last had to be stopped. A script that is edited starts anew.
 #[derive(Debug, Default)]
 pub(crate) struct Suspended {
-    kills: HashMap<Arc<str>, VecDeque<Instant>>,
+    stops: HashMap<Arc<str>, VecDeque<Instant>>,
 }
 
 impl Suspended {
     /// The fault that it gets instead of being run, if it is suspended.
     pub(crate) fn fault(&self, script: &Script, now: Instant) -> Option<Fault> {
-        let kills = self.kills.get(&script.source)?;
-        let first = kills.front().filter(|_| kills.len() >= KILLS)?;
+        let stops = self.stops.get(&script.source)?;
+        let first = stops.front().filter(|_| stops.len() >= STOPS)?;
         let left = WITHIN.checked_sub(now.duration_since(*first))?;
         Some(Fault::Suspended {
-            kills: KILLS,
+            stops: STOPS,
             within: WITHIN,
             left,
         })
     }
 
-    /// It had to be killed.
+    /// It had to be stopped.
     pub(crate) fn note(&mut self, script: &Script, now: Instant) {
-        if self.kills.len() >= MOST {
+        if self.stops.len() >= MOST {
             let recent =
-                |kills: &VecDeque<Instant>| kills.back().is_some_and(|at| now - *at < WITHIN);
-            self.kills.retain(|_, kills| recent(kills));
+                |stops: &VecDeque<Instant>| stops.back().is_some_and(|at| now - *at < WITHIN);
+            self.stops.retain(|_, stops| recent(stops));
         }
-        if self.kills.len() >= MOST && !self.kills.contains_key(&script.source) {
+        if self.stops.len() >= MOST && !self.stops.contains_key(&script.source) {
             return;
         }
-        let kills = self.kills.entry(Arc::clone(&script.source)).or_default();
-        if kills.len() >= KILLS {
-            kills.pop_front();
+        let stops = self.stops.entry(Arc::clone(&script.source)).or_default();
+        if stops.len() >= STOPS {
+            stops.pop_front();
         }
-        kills.push_back(now);
+        stops.push_back(now);
     }
 }
 
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn the_third_kill_within_a_minute_suspends_for_the_rest_of_it() {
+    fn the_third_stop_within_a_minute_suspends_for_the_rest_of_it() {
         let (script, mut suspended) = (Script::new("s", "x"), Suspended::default());
         let start = Instant::now();
         suspended.note(&script, start);
@@ -73,7 +73,7 @@ mod tests {
         suspended.note(&script, start + seconds(30));
         let fault = suspended.fault(&script, start + seconds(40)).unwrap();
         let expected = Fault::Suspended {
-            kills: 3,
+            stops: 3,
             within: seconds(60),
             left: seconds(20),
         };
@@ -101,8 +101,8 @@ mod tests {
         for n in 0..2 * MOST {
             suspended.note(&Script::new("s", n.to_string()), now);
         }
-        assert_eq!(suspended.kills.len(), MOST);
+        assert_eq!(suspended.stops.len(), MOST);
         suspended.note(&Script::new("s", "late"), now + WITHIN);
-        assert_eq!(suspended.kills.len(), 1);
+        assert_eq!(suspended.stops.len(), 1);
     }
 }

@@ -8,8 +8,8 @@ use sallyport_ops::Exit;
 
 use crate::engine::{Engine, Outside};
 use crate::protocol::{
-    self, Ask, Call, Empty, Finished, FrameError, FromWorker, MAX_ORDER, Order, Ready, Report,
-    Returned, Setup, ToWorker, Wish,
+    self, Ask, Call, Empty, Finished, FrameError, FromWorker, MAX_ORDER, Order, Outcome, Ready,
+    Report, Returned, Setup, ToWorker, Wish, Wrong, WrongKind,
 };
 use crate::sandbox;
 
@@ -67,7 +67,9 @@ fn know_the_time_zone(engine: &mut Engine) {
     struct Nobody;
     impl Outside for Nobody {
         fn begun(&self) {}
-        fn returned(&self, _: Returned) {}
+        fn returned(&self, _: Returned) -> bool {
+            true
+        }
         fn ask(&self, _: Wish) -> Result<String, String> {
             Err(String::new())
         }
@@ -123,14 +125,32 @@ impl Outside for Relay {
         let _gone = self.report(Report::Begun(Empty {}));
     }
 
-    fn returned(&self, returned: Returned) {
-        let _gone = self.report(Report::Returned(returned));
+    fn returned(&self, returned: Returned) -> bool {
+        let took = returned.took;
+        match self.report(Report::Returned(returned)) {
+            Ok(()) => true,
+            Err(Broken::Pipe(FrameError::TooLong { .. })) => {
+                let too_large = Returned {
+                    outcome: Some(Outcome::Fault(Wrong::new(WrongKind::TooLarge, ""))),
+                    log: Vec::new(),
+                    took,
+                };
+                let _gone = self.report(Report::Returned(too_large));
+                false
+            }
+            Err(_gone) => false,
+        }
     }
 
     fn ask(&self, wish: Wish) -> Result<String, String> {
         let gone = |_broken| "the relay is gone".to_owned();
-        self.report(Report::Ask(Ask { wish: Some(wish) }))
-            .map_err(gone)?;
+        match self.report(Report::Ask(Ask { wish: Some(wish) })) {
+            Ok(()) => {}
+            Err(Broken::Pipe(FrameError::TooLong { max, .. })) => {
+                return Err(format!("a command may have {max} bytes"));
+            }
+            Err(broken) => return Err(gone(broken)),
+        }
         match Self::order(&mut self.from.borrow_mut()).map_err(gone)? {
             Order::Answer(answer) if answer.failed => Err(answer.text),
             Order::Answer(answer) => Ok(answer.text),

@@ -36,7 +36,7 @@ async fn a_worker_holds_two_pipes_and_can_get_no_more() {
     assert_eq!(limit("Max core file size"), ["0", "0"]);
     assert_eq!(limit("Max processes"), ["0", "0"]);
     assert_eq!(limit("Max cpu time"), ["60", "60"]);
-    let data = (48 + 128) << 20;
+    let data = 64 << 20;
     assert_eq!(limit("Max data size"), [data.to_string(), data.to_string()]);
 
     // its memory is closed, so only root may look further

@@ -145,8 +145,22 @@ async fn memory_that_runs_out_is_called_so() {
 }
 
 #[tokio::test]
-async fn a_script_that_is_killed_three_times_is_left_alone() {
+async fn a_script_that_is_stopped_three_times_is_left_alone() {
     let scripts = scripts();
+    // interrupted, which costs a worker as well
+    let endless = "() => { for (;;); }";
+    for _ in 0..3 {
+        let error = call(&scripts, endless, &json!({})).await;
+        let error = error.expect_err("stopped");
+        assert!(
+            matches!(error.fault, Fault::TimedOut(_) | Fault::Killed(_)),
+            "{error}"
+        );
+    }
+    let error = call(&scripts, endless, &json!({})).await;
+    let error = error.expect_err("suspended");
+    assert!(matches!(error.fault, Fault::Suspended { .. }), "{error}");
+
     let sort = "() => { const a = []; a.length = 2 ** 32 - 1; a.sort() }";
     for _ in 0..3 {
         let error = call(&scripts, sort, &json!({})).await.expect_err("killed");

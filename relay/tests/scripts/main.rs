@@ -15,6 +15,7 @@ mod closed;
 mod guides;
 mod hostile;
 mod metrics;
+mod taken_over;
 mod turns;
 
 /// Far above anything that is waited for here.

@@ -4,7 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use sallyport_ops::Tasks;
-use sallyport_scripts::{Fault, Scripts, Settings};
+use sallyport_scripts::scripts::MOST_IN_CHAIN;
+use sallyport_scripts::{Fault, Moment, Script, Scripts, Settings};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -17,6 +18,7 @@ fn patient(workers: usize, waiting: usize) -> Scripts {
     let mut settings = Settings {
         workers,
         waiting,
+        wait: LONG,
         ..settings()
     };
     settings.limits.kill = 2 * LONG;
@@ -54,6 +56,33 @@ async fn one_more_than_may_wait_is_refused() {
     assert!(hanging.is_err() && waiting.is_err());
     let refused = call(&scripts, "() => 1", &input).await.expect_err("full");
     assert_eq!(refused.fault, Fault::Busy(1));
+}
+
+#[tokio::test]
+async fn nobody_waits_longer_than_calls_may() {
+    let mut settings = settings();
+    settings.workers = 1;
+    settings.wait = Duration::from_millis(50);
+    settings.limits.interrupt = LONG;
+    settings.limits.kill = 2 * LONG;
+    let scripts = Scripts::start(settings, &Tasks::new());
+    let input = json!({});
+    let mut hangs = std::pin::pin!(call(&scripts, HANG, &input));
+    assert!(timeout(Duration::from_millis(1), &mut hangs).await.is_err());
+    let waited = call(&scripts, "() => 1", &input).await.expect_err("late");
+    assert_eq!(waited.fault, Fault::Waited(Duration::from_millis(50)));
+}
+
+#[tokio::test]
+async fn a_chain_that_is_too_long_is_not_begun() {
+    let scripts = patient(1, 1);
+    let link = |n: usize| Script::new(format!("s{n}"), "() => 0");
+    let moment = Moment { now: 0, seed: 1 };
+    for (length, steps) in [(MOST_IN_CHAIN, MOST_IN_CHAIN), (MOST_IN_CHAIN + 1, 1)] {
+        let chain: Vec<_> = (0..length).map(link).collect();
+        let taken = scripts.choose(&chain, &json!({}), &[], moment).await;
+        assert_eq!(taken.len(), steps, "{taken:?}");
+    }
 }
 
 #[tokio::test]

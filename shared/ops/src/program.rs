@@ -214,11 +214,12 @@ impl Programs {
         let (path, guarded) = (program.path.clone(), self.guard.is_some());
         let (tell, told) = oneshot::channel();
         spawn_blocking(move || {
-            if guarded && let Err(cause) = guard::is_there(&path) {
-                let _nobody_waits = tell.send(Err(cause));
-                return;
-            }
-            live(command, tell, place);
+            let there = if guarded {
+                guard::is_there(&path)
+            } else {
+                Ok(())
+            };
+            live(there.map(|()| command), tell, place);
         });
         let started = told.await;
         started
@@ -251,22 +252,23 @@ impl Programs {
 
 /// Starts it, tells of it, and stays until it has ended.
 fn live(
-    mut command: Command,
+    command: io::Result<Command>,
     tell: oneshot::Sender<io::Result<Running>>,
     place: OwnedSemaphorePermit,
 ) {
-    let mut child = match command.spawn() {
+    let mut child = match command.and_then(|mut command| command.spawn()) {
         Ok(child) => child,
         Err(cause) => {
-            let _nobody_waits = tell.send(Err(cause));
+            drop(place);
+            drop(tell.send(Err(cause)));
             return;
         }
     };
     let group = Group(Arc::new(Mutex::new(Some(Pid::from_child(&child)))));
     let (end, ended) = watch::channel(None);
     let running = Running::new(&mut child, group.clone(), ended);
-    // to nobody: it is dropped, which kills it
-    let _nobody_waits = tell.send(running);
+    // where nobody waits, this drops it, which kills it
+    drop(tell.send(running));
     let leader = Pid::from_child(&child);
     // not reaped yet, so that the group's number cannot become another's
     let unreaped = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;

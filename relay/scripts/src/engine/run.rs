@@ -65,13 +65,13 @@ impl<'js> Run<'js> {
             self.clock.stop();
             let broken = matches!(&ended, Err(wrong) if leaves_traces(wrong));
             let undecided = matches!(&ended, Ok(Outcome::Pass(_) | Outcome::Servers(_)));
-            outside.returned(Returned {
+            let told = outside.returned(Returned {
                 outcome: Some(ended.unwrap_or_else(Outcome::Fault)),
                 log: self.log(),
                 took: u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX),
             });
-            if !undecided {
-                return broken;
+            if !undecided || !told {
+                return broken || !told;
             }
         }
         false

@@ -14,8 +14,9 @@ struct Recorder {
 impl Outside for Recorder {
     fn begun(&self) {}
 
-    fn returned(&self, returned: Returned) {
+    fn returned(&self, returned: Returned) -> bool {
         self.returned.borrow_mut().push(returned);
+        true
     }
 
     fn ask(&self, wish: Wish) -> Result<String, String> {

@@ -1,5 +1,7 @@
 use std::fs;
 
+use futures::FutureExt as _;
+
 use super::*;
 
 /// Far above anything that is waited for here.
@@ -132,6 +134,20 @@ async fn a_place_is_free_again_when_its_program_is_gone() {
             .await
             .is_ok()
     );
+}
+
+#[tokio::test]
+async fn one_that_nobody_waits_for_any_more_is_killed_as_soon_as_it_runs() {
+    let programs = Programs::new(1);
+    let cat = sh("cat");
+    // looked at once, and dropped
+    drop(programs.start(&cat).now_or_never());
+    let place_is_free = async {
+        while programs.start(&cat).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, place_is_free).await.unwrap();
 }
 
 /// A guard with the test's own program in its place: what it is told, and by whom.
