@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use sallyport_link::admission::{Admitted, NotAdmitted};
 use sallyport_link::key::Key;
+use sallyport_link::names::{Binding, Claim, ClaimError, NodeKey};
 use sallyport_link::{Gatekeeper, Transport};
 use sallyport_wire::message::{Hello, Refused, Welcome};
 use sallyport_wire::{BINDING_LEN, Code, NodeName};
@@ -13,7 +14,6 @@ use time::OffsetDateTime;
 use tracing::{info, warn};
 
 use crate::hub::Hub;
-use crate::names::{Binding, Claim, ClaimError, NodeKey};
 use crate::registry::{NotJoined, Who};
 
 /// When a relay may come back that was refused for want of room, or because the gateway drains.
@@ -186,7 +186,7 @@ impl Hub {
         self.may_join(&arrival.who())
             .map_err(|error| (error.code(), error.to_string()))?;
         self.claim(arrival)
-            .map_err(|error| (error.code(), error.to_string()))?;
+            .map_err(|error| (error.code(), with_cure(error)))?;
         if !self.names.is_saved(&arrival.admitted.node) {
             let not_saved = |cause| (Code::Internal, format!("its name is not saved: {cause}"));
             self.names.saved().await.map_err(not_saved)?;
@@ -199,7 +199,7 @@ impl Hub {
         let node = &arrival.admitted.node;
         self.names
             .would_claim(node, &arrival.binding(), || self.is_dead(node))
-            .map_err(|error| (error.code(), error.to_string()))?;
+            .map_err(|error| (error.code(), with_cure(error)))?;
         self.registry()
             .may_take_over(&arrival.who())
             .map_err(|error| (error.code(), error.to_string()))
@@ -279,6 +279,16 @@ impl Hub {
             identity: None,
         }
     }
+}
+
+/// What is wrong with a claim, and what helps.
+fn with_cure(error: ClaimError) -> String {
+    let cure = match error {
+        ClaimError::Taken => "`sallyport-gateway relays forget` releases it",
+        ClaimError::Full => "raise tunnels.names",
+        ClaimError::Share => "raise tunnels.names_per_key",
+    };
+    format!("{error}; {cure}")
 }
 
 impl Refusal {

@@ -21,9 +21,9 @@ use crate::config::Config;
 use crate::files::{self, FilesError};
 use crate::init::{self, InitArgs, InitError};
 use crate::keys::{self, KeyArgs, KeysDone, KeysError};
-use crate::names::{Names, NamesError};
 use crate::serve::{self, ServeError};
 use crate::{admin, status};
+use sallyport_link::NamesError;
 
 /// The Sallyport gateway: one public URL in front of relays that dial out
 #[derive(Debug, Parser)]
@@ -247,9 +247,7 @@ fn check(path: &Path, out: &mut dyn Write) -> Result<(), CommandError> {
         "keys           ok  {keys} in {}",
         config.gateway_file.display()
     )?;
-    let known = Names::load(&config.state_dir, config.tunnels.names)?
-        .all()
-        .len();
+    let known = files::names(&config)?.all().len();
     writeln!(
         out,
         "names          ok  {known} in {}",

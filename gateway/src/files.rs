@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use sallyport_certs::{CertError, Identity, Pin};
-use sallyport_link::{GatewayFile, KeyFileError};
+use sallyport_link::{GatewayFile, KeyFileError, Names, NamesError};
 use sallyport_ops::files::{self, FileError};
 use sallyport_ops::{ConfigError, privileges};
 
@@ -13,6 +13,9 @@ use crate::config::Config;
 /// Length of the key of QUIC's stateless resets.
 const RESET_KEY: usize = 32;
 const RESET_FILE: &str = "quic-reset.key";
+
+/// The file that keeps which node key a name belongs to, in the state directory.
+const NAMES_FILE: &str = "names.json";
 
 /// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -203,6 +206,15 @@ fn parse(text: &str) -> Option<[u8; RESET_KEY]> {
         *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
     }
     Some(key)
+}
+
+/// The names of nodes that are bound.
+///
+/// # Errors
+/// [`NamesError`] if the file is there and cannot be used.
+pub fn names(config: &Config) -> Result<Names, NamesError> {
+    let names = Names::load(&config.state_dir.join(NAMES_FILE), config.tunnels.names)?;
+    Ok(names.with_share(config.tunnels.names_per_key))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use sallyport_link::admission::Admission;
 use sallyport_link::keyring::{Changes, KeyRing};
-use sallyport_link::{Transport, Tunnel};
+use sallyport_link::{Names, Transport, Tunnel};
 use sallyport_ops::paced::PacedSources;
 use sallyport_ops::{Penalties, Slots, Tasks};
 use sallyport_splice::Ledger;
@@ -22,7 +22,6 @@ use tracing::info;
 use crate::config::Config;
 use crate::figures::Figures;
 use crate::files::{self, FilesError};
-use crate::names::Names;
 use crate::promote::Promotions;
 use crate::recent::Recent;
 use crate::registry::{Bounds, Line, Registry};
@@ -41,7 +40,7 @@ pub struct Parts {
     /// The keys that relays authenticate with.
     pub keys: KeyRing,
     /// Names and the node keys that they belong to.
-    pub names: Names,
+    pub names: Arc<Names>,
     /// What it counts.
     pub figures: Figures,
     /// Owner of the tasks that attend tunnels.
@@ -56,7 +55,7 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Hub {
     /// Names and the node keys that they belong to.
-    pub names: Names,
+    pub names: Arc<Names>,
     /// The keys that relays authenticate with.
     pub keys: KeyRing,
     /// Checks what relays prove.

@@ -30,7 +30,6 @@ pub mod registry;
 pub mod turns;
 pub mod recent;
 pub mod waiting;
-pub mod names;
 pub mod figures;
 pub mod files;
 pub mod budget;

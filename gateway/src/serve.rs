@@ -10,14 +10,14 @@ use quinn::{Endpoint, VarInt};
 use sallyport_certs::{CertError, Reloading, front_server_config, tunnel_server_config};
 use sallyport_edge::host::HostError;
 use sallyport_edge::newcomers::Newcomers;
-use sallyport_link::{EndpointError, KeyRing, Settings, quic_endpoint};
+use sallyport_link::{EndpointError, KeyRing, NamesError, Settings, quic_endpoint};
 use sallyport_ops::files::make_directory;
 use sallyport_ops::listen::ListenError;
 use sallyport_ops::privileges::{Became, PrivilegeError, become_user, raise_descriptor_limit};
 use sallyport_ops::{Logging, Metrics, Ready, Signal, Signals, Slots, Tasks, places, privileges};
 use sallyport_wire::{ALPN, Code};
 use tokio::net::UdpSocket;
-use tracing::{Span, error, info, info_span, warn};
+use tracing::{Span, info, info_span, warn};
 
 use crate::accept::{Doors, Room, Tls};
 use crate::admin;
@@ -26,7 +26,6 @@ use crate::config::Config;
 use crate::figures::Figures;
 use crate::files::{self, FilesError};
 use crate::hub::{Hub, Parts};
-use crate::names::{Names, NamesError};
 use crate::quic::Quic;
 use crate::reload::Reloader;
 use crate::{tcp, udp};
@@ -34,9 +33,6 @@ use sockets::Sockets;
 
 /// How long relays have to take note of the end of their tunnels.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// Between attempts to write the names when the disk refuses.
-const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Steps of `/readyz`.
 const SERVING: &str = "serving";
@@ -197,7 +193,7 @@ impl Gateway {
                 .map_err(ServeError::system(format!("admin {addr}")))?;
         }
         self.house
-            .spawn(info_span!("names"), save_names(Arc::clone(&self.hub)));
+            .spawn(info_span!("names"), Arc::clone(&self.hub.names).keep());
         self.house
             .spawn(info_span!("reload"), Arc::clone(&self.reloader).follow());
         Ok(())
@@ -322,8 +318,7 @@ fn hub(
     metrics: &Metrics,
     tasks: Tasks,
 ) -> Result<Arc<Hub>, ServeError> {
-    let names = Names::load(&config.state_dir, config.tunnels.names)?;
-    let names = names.with_share(config.tunnels.names_per_key);
+    let names = Arc::new(files::names(&config)?);
     let keys = KeyRing::new(&files::keys(&config)?.keys);
     let figures = Figures::new(metrics);
     Ok(Hub::new(Parts {
@@ -367,25 +362,4 @@ fn endpoints(
         .into_iter()
         .map(endpoint)
         .collect::<Result<_, _>>()?)
-}
-
-/// Writes the names whenever somebody waits for that, off the threads that carry bytes: a disk that hangs holds
-/// up new names and nothing else.
-async fn save_names(hub: Arc<Hub>) {
-    let mut failing = false;
-    loop {
-        hub.names.changed().await;
-        let saving = Arc::clone(&hub);
-        let saved = tokio::task::spawn_blocking(move || saving.names.save()).await;
-        match saved.map_err(io::Error::other).and_then(|saved| saved) {
-            Ok(()) => failing = false,
-            Err(cause) => {
-                if !std::mem::replace(&mut failing, true) {
-                    error!(%cause, "the names could not be saved: nodes with a new name are refused until they can");
-                }
-                tokio::time::sleep(SAVE_AGAIN).await;
-                hub.names.save_again();
-            }
-        }
-    }
 }

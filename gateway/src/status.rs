@@ -149,7 +149,7 @@ pub fn status(hub: &Hub) -> Status {
 pub fn relays(hub: &Hub) -> Vec<RelayRow> {
     let names = hub.names.all();
     let registry = hub.registry();
-    let row = |(node, owner): (sallyport_wire::NodeName, crate::names::Binding)| {
+    let row = |(node, owner): (sallyport_wire::NodeName, sallyport_link::names::Binding)| {
         let members = registry.members(&node);
         let newest = members.iter().max_by_key(|member| member.who.generation);
         let text = |text: fn(&crate::registry::Who) -> &String| {

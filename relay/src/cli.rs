@@ -2,6 +2,7 @@
 
 mod local;
 mod logs;
+mod peers;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -20,6 +21,7 @@ use tracing::error;
 
 use self::local::{DrainArgs, SetArgs, StaticDataArgs, UndrainArgs};
 use self::logs::{DebugArgs, LogsArgs};
+use self::peers::PeersArgs;
 use crate::certificates;
 use crate::cluster_key::{self, AddArgs, KeyCommand};
 use crate::config::{CLUSTER_KEYS, Config, LoadError};
@@ -60,6 +62,8 @@ enum Command {
     ///
     /// Every node has the same file. Rotation is add, copy, revoke.
     ClusterKey(ClusterKeyArgs),
+    /// Which other nodes have come under their names, and the node keys that those belong to since
+    Peers(PeersArgs),
     /// List the servers that this relay knows of, as they are now.
     Servers(Listing),
     /// Show or edit what the site says about this node, for load-balancing scripts.
@@ -163,6 +167,7 @@ impl Cli {
             Command::Doctor(listing) => execute_doctor(&listing),
             Command::Cluster(ClusterCommand::Init(args)) => execute_cluster_init(args),
             Command::ClusterKey(keys) => execute_cluster_key(keys),
+            Command::Peers(args) => peers::peers(&args),
             Command::Servers(listing) => shown(
                 asked(&listing, "GET", servers::SERVERS, None),
                 &listing,

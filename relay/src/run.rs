@@ -12,7 +12,9 @@ use futures::StreamExt as _;
 use sallyport_cluster::{Cluster, ClusterStartError, Limits, Progress};
 use sallyport_link::identity::{IdentityError, next_generation};
 use sallyport_link::proxy::{ProxyRules, ProxyUrlError};
-use sallyport_link::{Choice, Dialer, KeyFileError, NodeIdentity, Settings, backoff};
+use sallyport_link::{
+    Choice, Dialer, KeyFileError, Names, NamesError, NodeIdentity, Settings, backoff,
+};
 use sallyport_node::settings::SettingsError;
 use sallyport_ops::{Admin, Logging, Metrics, Ready, Signal, Signals, Tasks, places, privileges};
 use sallyport_wire::message::DATA;
@@ -29,7 +31,7 @@ use crate::gateways::{self, Files};
 use crate::health;
 use crate::local::{self, Local};
 use crate::outfit::{Outfit, Person};
-use crate::peers::Peers;
+use crate::peers::{self, Peers, Trust};
 use crate::servers::{self, Describer};
 use crate::sessions::Sessions;
 use crate::status::{self, Sources};
@@ -40,6 +42,9 @@ pub const STORE: &str = "store";
 
 /// What the last steps of a drain may take beyond the streams' own time.
 const LAST_STEPS: Duration = Duration::from_secs(5);
+
+/// The file that keeps which node key a peer's name belongs to, in the state directory.
+const PEER_NAMES: &str = "peer-names.json";
 
 /// Streams of a QUIC tunnel beyond those that it carries: for probes, and to be refused instead of held up.
 const HEADROOM: u32 = 16;
@@ -65,6 +70,9 @@ pub enum StartError {
     /// The file of the cluster keys is there and cannot be used.
     #[error(transparent)]
     ClusterKeys(#[from] KeyFileError),
+    /// The names of other nodes that were kept.
+    #[error(transparent)]
+    Names(#[from] NamesError),
     /// The port for other nodes.
     #[error(transparent)]
     Direct(#[from] DirectError),
@@ -186,7 +194,7 @@ fn start(
         groups: config.groups.clone(),
     };
     let sources = Sources {
-        peers: peers(config, &outfit, owners)?,
+        peers: peers(config, &outfit, &state, owners)?,
         describer,
         cluster,
     };
@@ -213,18 +221,21 @@ fn start(
 }
 
 /// The other nodes, as the configuration names them.
-fn peers(config: &Config, outfit: &Arc<Outfit>, owners: &Owners) -> Result<Arc<Peers>, StartError> {
-    let credentials = Credentials::open(&config.node, &config.cluster_keys)?;
-    let named = config.peers.clone();
+fn peers(
+    config: &Config,
+    outfit: &Arc<Outfit>,
+    state: &Path,
+    owners: &Owners,
+) -> Result<Arc<Peers>, StartError> {
+    let most = usize::try_from(config.limits.peer_names).unwrap_or(usize::MAX);
+    let trust = Trust {
+        credentials: Credentials::open(&config.node, &config.cluster_keys)?,
+        names: Arc::new(Names::load(&state.join(PEER_NAMES), most)?),
+        named: config.peers.clone(),
+    };
     let tasks = (owners.tunnels.clone(), owners.all.child());
     let outfit = Arc::clone(outfit);
-    Ok(Peers::new(
-        outfit,
-        credentials,
-        named,
-        settings(config),
-        tasks,
-    ))
+    Ok(Peers::new(outfit, trust, settings(config), tasks))
 }
 
 async fn tell_store(cluster: Cluster, ready: Ready) {
@@ -329,6 +340,7 @@ fn serve_admin(
     let describer = &sources.describer;
     let admin = local::routes(admin, &describer.outfit, &describer.local);
     let admin = servers::route(admin, describer.clone());
+    let admin = peers::routes(admin, &sources.peers);
     let admin = Arc::new(status::route(admin, sources));
     let path = places::admin_socket("relay", &config.path);
     let served = admin.serve_unix(&path, &owners.all);

@@ -15,6 +15,7 @@ const STALLS: &str = "tests/tests/stalls.rs";
 const HTTP2: &str = "tests/tests/http2.rs";
 const TRAILERS: &str = "tests/tests/trailers.rs";
 const PROMOTION: &str = "tests/tests/promotion.rs";
+const HOP: &str = "tests/tests/hop.rs";
 const GPUS: &str = "relay/node/src/machine/gpus.rs";
 const LIMITS: &str = "tests/tests/limits.rs";
 const NEWCOMERS: &str = "gateway/tests/relays/newcomers.rs";
@@ -22,7 +23,7 @@ const WAITING: &str = "gateway/tests/relays/waiting.rs";
 const GATEWAYS: &str = "gateway/tests/relays/limits.rs";
 const RELAYS: &str = "gateway/tests/relays/main.rs";
 const REGISTRY: &str = "gateway/src/registry/tests.rs";
-const NAMES: &str = "gateway/src/names.rs";
+const NAMES: &str = "shared/link/src/names.rs";
 const LOST: &str = "gateway/src/registry/lost.rs";
 const HEADS: &str = "shared/edge/src/gate/tests/bad_requests.rs";
 const GATE1: &str = "shared/edge/src/gate/tests/http1.rs";
@@ -30,6 +31,7 @@ const GATE2: &str = "shared/edge/src/gate/tests/http2.rs";
 const STREAMS: &str = "relay/tests/streams.rs";
 const HEALTH: &str = "relay/src/health/tests.rs";
 
+const PORT: Test = (HOP, "the_port_holds_so_many_and_no_more");
 const SILENT: Test = (
     STALLS,
     "silent_clients_are_closed_and_others_served_meanwhile",
@@ -376,7 +378,14 @@ const RELAY_LIMITS: &[(&str, Test)] = &[
         "limits.health_within",
         (HEALTH, "silence_is_a_failure_within_the_limit"),
     ),
+    ("limits.handshakes", PORT),
+    ("limits.handshakes_per_source", PORT),
     ("limits.idle", (LIMITS, "a_silent_stream_ends_as_idle")),
+    (
+        "limits.peer_names",
+        (HOP, "a_name_belongs_to_the_node_key_that_came_first"),
+    ),
+    ("limits.peer_tunnels", PORT),
     ("limits.streams", CAPS),
     ("limits.streams_per_tunnel", CAPS),
     (

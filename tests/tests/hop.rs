@@ -281,6 +281,49 @@ fn another_node_key_than_the_configured_one_is_not_believed() {
 }
 
 #[test]
+fn a_name_belongs_to_the_node_key_that_came_first() {
+    let site = Site::new();
+    let port = Port::reserve();
+    let far = listen(&port) + "[limits]\npeer_names = 1\n";
+    let far = site.relay_stopped("far", &[], &far);
+    let [near, other] =
+        ["near", "other"].map(|node| site.relay_stopped(node, &[], &peer("far", &port)));
+    one_cluster(&[&far, &near, &other]);
+    let (mut far, mut near) = (far.started(), near.started());
+    drop(near.wait_for_line(&["peer tunnel up", "far"]));
+    let other = other.started();
+    drop(far.wait_for_line(&["node refused", "other", "limits.peer_names"]));
+    drop(other);
+    let is_up = |near: &Relay| peers(near).iter().any(|row| row["direction"] == "to");
+
+    // Another machine that has the keys of the cluster comes under the name of one that is away.
+    near.daemon().kill();
+    far.daemon().kill();
+    fs::remove_file(near.path().join("state/identity.json")).expect("there");
+    far.start();
+    near.start();
+    drop(far.wait_for_line(&["node refused", "near", "peers forget near"]));
+    assert!(!is_up(&near));
+    let forgotten = far.command(&["peers", "forget", "near"]);
+    assert!(forgotten.status.success(), "{forgotten:?}");
+    eventually("the name is its own", || is_up(&near));
+
+    // Such a machine answers at the address of another.
+    far.daemon().kill();
+    fs::remove_file(far.path().join("state/identity.json")).expect("there");
+    far.start();
+    drop(near.wait_for_line(&["did not prove to be node far", "peers forget far"]));
+    assert!(!is_up(&near));
+    let forgotten = near.command(&["peers", "forget", "far"]);
+    assert!(forgotten.status.success(), "{forgotten:?}");
+    eventually("it is believed", || is_up(&near));
+    let listed = near.command(&["peers", "--json"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    let id = far.status().and_then(|status| status.get("id").cloned());
+    assert_eq!(Some(&listed[0]["id"]), id.as_ref());
+}
+
+#[test]
 fn the_port_holds_so_many_and_no_more() {
     let site = Site::new();
     for limit in ["handshakes", "handshakes_per_source"] {

@@ -5,8 +5,8 @@ use sallyport_wire::Scope;
 use sallyport_wire::message::Offer;
 
 use super::*;
-use crate::names::NodeKey;
 use crate::registry::{Grant, Offered, Who};
+use sallyport_link::NodeKey;
 
 #[derive(Debug, Clone, Copy)]
 struct Fake {

@@ -9,7 +9,7 @@ use sallyport_link::Transport;
 use sallyport_wire::{NodeName, Scope};
 use tokio::sync::Notify;
 
-use crate::names::NodeKey;
+use sallyport_link::NodeKey;
 
 /// What the choice asks of a tunnel.
 pub trait Line {

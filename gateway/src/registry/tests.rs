@@ -1,7 +1,7 @@
 use sallyport_wire::message::Offer;
 
 use super::*;
-use crate::names::NodeKey;
+use sallyport_link::NodeKey;
 
 mod steps;
 

@@ -79,6 +79,8 @@ limits! {
         handshakes = 256 in 1..=65_536;
         /// Of these, connections of one address, or of one /64 of IPv6.
         handshakes_per_source = 64 in 1..=65_536;
+        /// Most names of other nodes that are bound to a node key.
+        peer_names = 4096 in 1..=65_536;
         /// Most peer tunnels that other nodes may hold to this one.
         peer_tunnels = 2048 in 1..=65_536;
         /// Failed health checks in a row until a session counts as down.

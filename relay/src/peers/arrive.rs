@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use tracing::{info, warn};
 
 use super::Peers;
+use super::own::NotOwn;
 
 /// Most tunnels of one process of one node.
 const MOST_OF_A_NODE: usize = 8;
@@ -65,7 +66,7 @@ impl Gatekeeper for Visitor {
         from: SocketAddr,
         _transport: Transport,
     ) -> Result<Welcome, Refused> {
-        match self.peers.examine(hello, binding, from) {
+        match self.peers.examine(hello, binding, from).await {
             Ok((came, welcome)) => {
                 let node = &came.admitted.node;
                 if hello.dry_run {
@@ -92,7 +93,7 @@ impl Gatekeeper for Visitor {
 }
 
 impl Peers {
-    fn examine(
+    async fn examine(
         &self,
         hello: &Hello,
         binding: &[u8; BINDING_LEN],
@@ -103,14 +104,14 @@ impl Peers {
         }
         self.check_penalty(from)?;
         let admitted = self
-            .credentials
+            .credentials()
             .admission()
             .check(hello, binding, SystemTime::now());
         let admitted = admitted.map_err(|error| self.not_admitted(&error, from))?;
-        self.may_come(&admitted)?;
+        self.let_in(&admitted, hello.dry_run).await?;
         // The key that both sides have: a newer one may not have been copied there yet.
         let key = self
-            .credentials
+            .credentials()
             .ring()
             .live(&admitted.kid, OffsetDateTime::now_utc());
         let key =
@@ -156,23 +157,32 @@ impl Peers {
         Refusal::new(error.code, &error.cause, Duration::ZERO)
     }
 
-    /// Whether its name is its own, and there is room. A newer process of a node puts the older one's tunnels out.
-    fn may_come(&self, new: &Admitted) -> Result<(), Refusal> {
-        let taken = |cause| Err(Refusal::new(Code::NameTaken, cause, Duration::ZERO));
-        if new.node == self.outfit.person.node {
-            return taken("that is the name of this node");
+    /// Gives it its name, if there is room. A newer process of a node puts the older one's tunnels out.
+    async fn let_in(&self, new: &Admitted, dry_run: bool) -> Result<(), Refusal> {
+        let refused = |(code, cause): NotOwn| Refusal::new(code, &cause, Duration::ZERO);
+        let older = self.may_come(new)?;
+        if dry_run {
+            return self.would_claim(new).map_err(refused);
         }
-        if let Err(cause) = self.is_expected(new) {
-            return taken(&cause);
+        self.claim(new).map_err(refused)?;
+        self.save_name(&new.node).await.map_err(refused)?;
+        for tunnel in older {
+            tunnel.close(Code::Superseded);
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for it, and the tunnels of an older process of the node, which make some.
+    fn may_come(&self, new: &Admitted) -> Result<Vec<Tunnel>, Refusal> {
+        if new.node == self.outfit.person.node {
+            let cause = "that is the name of this node";
+            return Err(Refusal::new(Code::NameTaken, cause, Duration::ZERO));
         }
         let answered = self.board.answered();
         let own: Vec<_> = answered
             .iter()
             .filter(|(who, _)| who.node == new.node)
             .collect();
-        if own.iter().any(|(who, _)| who.node_key != new.node_key) {
-            return taken("the node is connected with another node key");
-        }
         if own.iter().any(|(who, _)| who.generation > new.generation) {
             let cause = "a newer process of the node is connected";
             return Err(Refusal::new(Code::Superseded, cause, Duration::ZERO));
@@ -186,10 +196,10 @@ impl Peers {
             let cause = "as many peer tunnels as there may be (limits.peer_tunnels)";
             return Err(Refusal::new(Code::Limit, cause, COME_BACK));
         }
-        for (_, tunnel) in older {
-            tunnel.close(Code::Superseded);
-        }
-        Ok(())
+        Ok(older
+            .into_iter()
+            .map(|(_, tunnel)| tunnel.clone())
+            .collect())
     }
 }
 

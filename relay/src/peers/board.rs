@@ -73,6 +73,13 @@ impl Board {
             .collect()
     }
 
+    /// Tunnels from and to a node.
+    pub(super) fn of(&self, node: &NodeName) -> Vec<Tunnel> {
+        let inner = self.lock();
+        let of = inner.rows.values().filter(|row| row.who.node == *node);
+        of.map(|row| row.tunnel.clone()).collect()
+    }
+
     /// All of it, for status.
     pub(super) fn show(&self) -> Value {
         let inner = self.lock();

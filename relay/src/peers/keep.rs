@@ -25,7 +25,7 @@ use crate::rotation::Keys as _;
 /// Keeps a tunnel up for ever.
 pub(super) async fn keep(peers: Arc<Peers>, peer: PeerConfig) {
     let mut backoff = Backoff::new(BackoffSettings::default(), seed(&peers, &peer.node));
-    let mut keys = peers.credentials.changes();
+    let mut keys = peers.credentials().changes();
     let mut turn = 0;
     loop {
         keys.mark_unchanged();
@@ -82,10 +82,14 @@ async fn hold(
     let Some((admitted, kid)) = proven else {
         return tunnel.close(Code::Internal);
     };
-    let standing = match Standing::new(admitted.clone(), &peers.credentials) {
+    let standing = match Standing::new(admitted.clone(), peers.credentials()) {
         Ok(standing) => standing,
         Err((code, _)) => return tunnel.close(code),
     };
+    if let Err((code, cause)) = peers.save_name(&peer.node).await {
+        warn!(node = %peer.node, cause, "no tunnel to another node of the cluster");
+        return tunnel.close(code);
+    }
     info!(node = %peer.node, address = %peer.address, key = %kid, "peer tunnel up");
     let row = peers.board.up(&admitted, End::Dialled, &tunnel, &kid);
     let tended = Tended {
@@ -124,7 +128,7 @@ impl<'p> Greeting<'p> {
     fn new(peers: &'p Peers, turn: usize) -> Self {
         Self {
             peers,
-            keys: peers.credentials.signing(),
+            keys: peers.credentials().signing(),
             turn,
             used: Mutex::default(),
             answered: Mutex::default(),
@@ -144,7 +148,7 @@ impl Introduce for Greeting<'_> {
     fn hello(&self, audience: &str, binding: &[u8; BINDING_LEN]) -> Result<Hello, String> {
         let person = &self.peers.outfit.person;
         let key = self.keys.key(self.turn).ok_or_else(|| {
-            let file = self.peers.credentials.path().display();
+            let file = self.peers.credentials().path().display();
             format!("{file} has no key that may be used now: copy it from another node, or make one with `sallyport-relay cluster-key add`")
         })?;
         let grant = Grant {
@@ -180,10 +184,10 @@ impl Recognise for Greeting<'_> {
         welcome: &Welcome,
         binding: &[u8; BINDING_LEN],
     ) -> Result<(), String> {
-        let admission = self.peers.credentials.admission();
+        let admission = self.peers.credentials().admission();
         let admitted = admission.check_welcome(node, welcome, binding, SystemTime::now());
         let admitted = admitted.map_err(|error| error.cause)?;
-        self.peers.is_expected(&admitted)?;
+        self.peers.claim(&admitted).map_err(|(_, cause)| cause)?;
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(admitted);
         Ok(())
     }

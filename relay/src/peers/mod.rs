@@ -1,15 +1,14 @@
 //! The other nodes of the cluster: tunnels that they dial to this one, and those that this one dials to them.
 //!
 //! Read it from the outside in: `keep` dials and `arrive` lets in, `tend` holds a tunnel that is up, and `standing` says
-//! whether what the other end proved still holds.
+//! whether what the other end proved still holds. `own` says whose a name is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sallyport_link::identity::fingerprint;
 use sallyport_link::proxy::ProxyRules;
-use sallyport_link::{Admitted, Dialer, Settings, Tunnel};
+use sallyport_link::{Dialer, Names, Settings, Tunnel};
 use sallyport_ops::paced::PacedSources;
 use sallyport_ops::{Penalties, Tasks, Watch};
 use serde_json::Value;
@@ -29,18 +28,31 @@ use tend::Tended;
 pub(crate) mod arrive;
 mod board;
 mod keep;
+mod own;
 mod standing;
 mod tend;
 
+pub use own::{FORGET, NAMES, routes};
+
 /// How often the keys' file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// By what other nodes are known.
+#[derive(Debug)]
+pub struct Trust {
+    /// The keys of the cluster.
+    pub credentials: Credentials,
+    /// Whose a name is that the configuration names no id for.
+    pub names: Arc<Names>,
+    /// The nodes that the configuration names.
+    pub named: Vec<PeerConfig>,
+}
 
 /// What all peer tunnels share.
 #[derive(Debug)]
 pub struct Peers {
     outfit: Arc<Outfit>,
-    credentials: Credentials,
-    configured: Vec<PeerConfig>,
+    trust: Trust,
     dialer: Dialer,
     board: Board,
     penalties: Penalties,
@@ -51,13 +63,12 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// The nodes of a cluster as the configuration names them; nothing is dialled yet. What runs in tunnels belongs to
+    /// The nodes of a cluster; nothing is dialled yet. What runs in tunnels belongs to
     /// `tasks`, and the tunnels, of these settings, to `links`, which outlive it.
     #[must_use]
     pub fn new(
         outfit: Arc<Outfit>,
-        credentials: Credentials,
-        configured: Vec<PeerConfig>,
+        trust: Trust,
         settings: Settings,
         (tasks, links): (Tasks, Tasks),
     ) -> Arc<Self> {
@@ -68,8 +79,7 @@ impl Peers {
         Arc::new(Self {
             dialer: Dialer::new(Arc::new(settings), ProxyRules::none(), links),
             outfit,
-            credentials,
-            configured,
+            trust,
             board: Board::default(),
             penalties: Penalties::new(),
             refusals: PacedSources::default(),
@@ -82,9 +92,11 @@ impl Peers {
     pub fn start(self: &Arc<Self>, tasks: &Tasks) {
         let following = Arc::clone(self).follow_keys();
         tasks.spawn(info_span!("cluster keys"), following);
+        let keeping = Arc::clone(&self.trust.names).keep();
+        tasks.spawn(info_span!("peer names"), keeping);
         let settling = Arc::clone(self).settle();
         tasks.spawn(info_span!("directory"), settling);
-        for peer in &self.configured {
+        for peer in &self.trust.named {
             let span = info_span!("peer", node = %peer.node);
             tasks.spawn(span, keep::keep(Arc::clone(self), peer.clone()));
         }
@@ -95,7 +107,7 @@ impl Peers {
         let Some(came) = visitor.into_came() else {
             return warn!("a peer tunnel came up that was not let in");
         };
-        let standing = match Standing::new(came.admitted.clone(), &self.credentials) {
+        let standing = match Standing::new(came.admitted.clone(), self.credentials()) {
             Ok(standing) => standing,
             Err((code, _)) => return tunnel.close(code),
         };
@@ -120,6 +132,10 @@ impl Peers {
         self.board.show()
     }
 
+    const fn credentials(&self) -> &Credentials {
+        &self.trust.credentials
+    }
+
     fn hop(&self) -> &Hop {
         self.outfit.streams.hop()
     }
@@ -129,25 +145,12 @@ impl Peers {
         self.last.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
-    /// Whether a node has the key that the configuration names for it, if it names one.
-    fn is_expected(&self, admitted: &Admitted) -> Result<(), String> {
-        let mut named = self.configured.iter();
-        let named = named.find(|peer| peer.node == admitted.node);
-        let id = fingerprint(&admitted.node_key);
-        match named.and_then(|peer| peer.id.as_ref()) {
-            Some(expected) if *expected != id => Err(format!(
-                "its node key has id {id}, and [[peer]] says {expected}"
-            )),
-            _ => Ok(()),
-        }
-    }
-
     async fn follow_keys(self: Arc<Self>) {
-        let mut watch = Watch::new(vec![self.credentials.path().to_owned()], LOOK_EVERY);
+        let mut watch = Watch::new(vec![self.credentials().path().to_owned()], LOOK_EVERY);
         loop {
             let peers = Arc::clone(&self);
             // A disk that hangs holds up a thread for blocking work only.
-            let read = spawn_blocking(move || peers.credentials.reload()).await;
+            let read = spawn_blocking(move || peers.credentials().reload()).await;
             if read.is_err() {
                 warn!("the cluster keys could not be read");
             }

@@ -123,10 +123,10 @@ impl Tender {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut signs = Signs {
             offers: self.peers.outfit.streams.sessions().changes(),
-            keys: self.peers.credentials.changes(),
+            keys: self.peers.credentials().changes(),
             look,
         };
-        self.rotation.renew(&self.peers.credentials.signing());
+        self.rotation.renew(&self.peers.credentials().signing());
         if self.end == End::Answered {
             self.advertise().await;
         }
@@ -160,10 +160,10 @@ impl Tender {
             Event::Control(Some(message)) => self.hear(message).await,
             Event::Control(None) => self.tunnel.close(Code::TunnelLost),
             Event::RotationDue => self.rotate().await,
-            Event::KeysChanged => self.rotation.renew(&self.peers.credentials.signing()),
+            Event::KeysChanged => self.rotation.renew(&self.peers.credentials().signing()),
             Event::OffersChanged => self.advertise().await,
             Event::Look => {
-                let stands = self.standing.look(&self.peers.credentials);
+                let stands = self.standing.look(self.peers.credentials());
                 self.end_at_fault(stands);
             }
             Event::NodeLeaves => self.leave().await,
@@ -188,7 +188,7 @@ impl Tender {
             ControlKind::Rotated(answer) => {
                 let news = self
                     .rotation
-                    .answered(&answer, &self.peers.credentials.signing());
+                    .answered(&answer, &self.peers.credentials().signing());
                 if news {
                     let kid = self.rotation.kid();
                     self.row.key(kid);
@@ -233,7 +233,7 @@ impl Tender {
     }
 
     async fn renew(&mut self, rotate: &Rotate) {
-        let (binding, credentials) = (self.tunnel.binding(), &self.peers.credentials);
+        let (binding, credentials) = (self.tunnel.binding(), self.peers.credentials());
         match self.standing.renew(rotate, binding, credentials) {
             Ok(answer) => {
                 send(&self.tunnel, ControlKind::Rotated(answer)).await;
@@ -245,7 +245,7 @@ impl Tender {
 
     /// Shows the newest key soon where the other node has just shown that it has it.
     fn follow(&mut self) {
-        let keys = self.peers.credentials.signing();
+        let keys = self.peers.credentials().signing();
         if keys
             .key(0)
             .is_some_and(|key| key.kid == self.standing.kid())
@@ -262,7 +262,7 @@ impl Tender {
             audience: &audience,
             binding: self.tunnel.binding(),
         };
-        let keys = self.peers.credentials.signing();
+        let keys = self.peers.credentials().signing();
         if let Some(rotate) = self.rotation.next(&keys, &person.identity, &grant) {
             send(&self.tunnel, ControlKind::Rotate(rotate)).await;
         }

@@ -15,10 +15,10 @@ use sallyport_gateway::files;
 use sallyport_gateway::hub::{Hub, Parts};
 use sallyport_gateway::init::{self, InitArgs};
 use sallyport_gateway::keys::{self, AddArgs, KeyArgs, KeyCommand};
-use sallyport_gateway::names::{Binding, Names, NodeKey};
 use sallyport_gateway::open::{Opened, Passage, Want};
 use sallyport_gateway::quic::Quic;
 use sallyport_link::gate::accept_tls;
+use sallyport_link::names::{Binding, NodeKey};
 use sallyport_link::quic_endpoint_on;
 use sallyport_link::{GatewayFile, KeyRing, Network as _, NodeIdentity, Settings, TunnelStream};
 use sallyport_ops::{Metrics, Tasks};
@@ -106,7 +106,7 @@ impl Gateway {
     pub(crate) fn know(&self, nodes: &[(NodeName, &NodeIdentity)]) {
         let config = self.config();
         std::fs::create_dir_all(&config.state_dir).expect("writable");
-        let names = Names::load(&config.state_dir, nodes.len()).expect("no names yet");
+        let names = files::names(&config).expect("no names yet");
         let file = self.file();
         for (node, identity) in nodes {
             let binding = Binding {
@@ -122,7 +122,7 @@ impl Gateway {
     /// Starts it: from now on it listens.
     pub(crate) fn start(&mut self) {
         let config = self.config();
-        let names = Names::load(&config.state_dir, config.tunnels.names).expect("names");
+        let names = Arc::new(files::names(&config).expect("names"));
         let certs = Reloading::new(files::identity(&config).expect("a certificate"));
         let reset_key = files::reset_key(&config.state_dir).expect("a key");
         let tls = tunnel_server_config(certs, &[ALPN]).expect("TLS");

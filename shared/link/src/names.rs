@@ -1,22 +1,24 @@
-//! Which node key a node's name belongs to: bound on first use, kept in the state directory.
+//! Which node key a node's name belongs to: bound on first use, and kept in a file.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{fmt, io};
 
 use sallyport_ops::files;
 use sallyport_wire::{Code, NodeName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
-
-/// File in the state directory.
-const FILE: &str = "names.json";
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+use tracing::error;
 
 /// Nobody waits longer for the disk: a relay gives its gateway 5 s to answer.
 const SAVE_WITHIN: Duration = Duration::from_secs(4);
+
+/// Between attempts to write the names when the disk refuses.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Public key of a node (Ed25519).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -32,6 +34,11 @@ impl NodeKey {
     /// A key from its bytes.
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 
@@ -76,7 +83,7 @@ impl fmt::Debug for NodeKey {
 pub struct Binding {
     /// Public key of the node.
     pub key: NodeKey,
-    /// Key of gateway.json that the node proved when it bound the name.
+    /// Key of gateway.json, or of the cluster, that the node proved when it bound the name.
     pub kid: String,
     /// Whether that key was for nodes without a disk: only then may another node key take the name over.
     pub ephemeral: bool,
@@ -97,13 +104,13 @@ pub enum Claim {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimError {
     /// The name belongs to another node key.
-    #[error("the name belongs to another node key; `sallyport-gateway relays forget` releases it")]
+    #[error("the name belongs to another node key")]
     Taken,
     /// As many names are bound as may be.
-    #[error("the limit of bound names is reached (tunnels.names)")]
+    #[error("as many names are bound as may be")]
     Full,
     /// As many names were bound with this key of gateway.json as may be.
-    #[error("the limit of names bound with one key is reached (tunnels.names_per_key)")]
+    #[error("as many names are bound with its key as may be")]
     Share,
 }
 
@@ -137,7 +144,7 @@ pub enum NamesError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The file is not what this program writes.
     #[error("{path}: {source}; move it away to let every node bind its name anew")]
@@ -208,18 +215,18 @@ impl Bound {
 }
 
 impl Names {
-    /// Reads the names of a state directory; a missing file is an empty one.
+    /// Reads the names of a file, with room for `most`; a missing file is an empty one.
     ///
     /// # Errors
     /// [`NamesError`] if the file is there and cannot be used.
-    pub fn load(state_dir: &Path, most: usize) -> Result<Self, NamesError> {
-        let path = state_dir.join(FILE);
+    pub fn load(path: &Path, most: usize) -> Result<Self, NamesError> {
+        let path = path.to_owned();
         let bound: BTreeMap<NodeName, Binding> = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map_err(|source| NamesError::Parse {
                 path: path.clone(),
                 source,
             })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(source) => return Err(NamesError::Read { path, source }),
         };
         let owner = |(node, binding)| (node, Owner { binding, since: 0 });
@@ -339,21 +346,32 @@ impl Names {
         }
     }
 
-    /// Waits until somebody waits for [`Names::saved`], or for [`Names::save_again`].
-    pub async fn changed(&self) {
-        self.changed.notified().await;
-    }
-
-    /// Asks for another [`Names::save`] although nothing has changed.
-    pub fn save_again(&self) {
-        self.changed.notify_one();
+    /// Writes the names whenever somebody waits for that, off the threads that carry bytes: a disk that hangs holds
+    /// up new names and nothing else.
+    pub async fn keep(self: Arc<Self>) {
+        let mut failing = false;
+        loop {
+            self.changed.notified().await;
+            let names = Arc::clone(&self);
+            let saved = spawn_blocking(move || names.save()).await;
+            match saved.map_err(io::Error::other).and_then(|saved| saved) {
+                Ok(()) => failing = false,
+                Err(cause) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        error!(%cause, "the names could not be saved: nodes with a new name are refused until they can");
+                    }
+                    sleep(SAVE_AGAIN).await;
+                    self.changed.notify_one();
+                }
+            }
+        }
     }
 
     /// Writes the names as they are now, whole or not at all; it blocks.
     ///
     /// # Errors
     /// The file system's, with the old file left as it was.
-    pub fn save(&self) -> std::io::Result<()> {
+    pub fn save(&self) -> io::Result<()> {
         let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let (bindings, changes) = {
             let bound = self.bound();
@@ -363,7 +381,7 @@ impl Names {
             return Ok(());
         }
         let written = serde_json::to_vec_pretty(&bindings)
-            .map_err(std::io::Error::from)
+            .map_err(io::Error::from)
             .and_then(|text| files::write_atomic(&self.path, &text, 0o600));
         self.saved.send_modify(|saved| {
             saved.tried = changes;
@@ -382,11 +400,11 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::task::JoinSet;
 
     use super::*;
+
+    const FILE: &str = "names.json";
 
     fn node(name: &str) -> NodeName {
         name.parse().expect("a node name")
@@ -401,7 +419,7 @@ mod tests {
     }
 
     fn names(dir: &Path, most: usize) -> Names {
-        Names::load(dir, most).expect("readable")
+        Names::load(&dir.join(FILE), most).expect("readable")
     }
 
     #[test]
@@ -464,7 +482,7 @@ mod tests {
         loop {
             tokio::select! {
                 biased;
-                () = names.changed() => {
+                () = names.changed.notified() => {
                     writes += 1;
                     names.save().expect("writable");
                 }
@@ -477,7 +495,7 @@ mod tests {
 
         assert_eq!(saved, vec![Ok(()); 1_000]);
         assert!(writes <= 50, "{writes} writes");
-        let again = Names::load(dir.path(), 1_000).expect("readable");
+        let again = Names::load(&dir.path().join(FILE), 1_000).expect("readable");
         assert_eq!(again.all().len(), 1_000);
     }
 
@@ -587,9 +605,10 @@ mod tests {
     #[test]
     fn a_damaged_file_is_named_with_the_way_out() {
         let dir = tempfile::tempdir().expect("a directory");
-        std::fs::write(dir.path().join(FILE), "{\"n1\": \"short\"}").expect("writable");
+        let file = dir.path().join(FILE);
+        std::fs::write(&file, "{\"n1\": \"short\"}").expect("writable");
 
-        let error = Names::load(dir.path(), 8).expect_err("damaged").to_string();
+        let error = Names::load(&file, 8).expect_err("damaged").to_string();
         assert!(
             error.contains("names.json") && error.contains("move it away"),
             "{error}"

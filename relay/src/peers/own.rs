@@ -1,0 +1,148 @@
+//! Whose a node's name is. The cluster keys show that a node belongs to the cluster, not which of its nodes it is: so a
+//! name belongs to the id that the configuration has for it, else to the node key that used it first.
+
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use sallyport_link::identity::fingerprint;
+use sallyport_link::names::{Binding, Claim, ClaimError};
+use sallyport_link::{Admitted, NodeKey};
+use sallyport_ops::{Admin, AdminError, AdminRequest};
+use sallyport_wire::{Code, NodeName};
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use super::Peers;
+
+/// `GET`: every node whose name belongs to a node key.
+pub const NAMES: &str = "/peers";
+/// `POST` of `{"node": "…"}`: releases a node's name.
+pub const FORGET: &str = "/peers/forget";
+
+/// Why a node may not have the name that it gives: what it hears, and what the log says.
+pub(super) type NotOwn = (Code, String);
+
+impl Peers {
+    /// A node comes under a name, or is found under it. The claim holds at once; it is to be saved before the node is
+    /// told so: see [`Peers::save_name`].
+    pub(super) fn claim(&self, node: &Admitted) -> Result<(), NotOwn> {
+        if self.is_named(node)? {
+            return Ok(());
+        }
+        let Admitted {
+            node: name, kid, ..
+        } = node;
+        let claimed = self.trust.names.claim(name, binding(node), || false);
+        let claim = claimed.map_err(|error| not_own(error, name))?;
+        if claim == Claim::Bound {
+            info!(node = %name, kid, id = fingerprint(&node.node_key), "the node's name belongs to this node key from now on");
+        }
+        Ok(())
+    }
+
+    /// What would come of a claim.
+    pub(super) fn would_claim(&self, node: &Admitted) -> Result<(), NotOwn> {
+        if self.is_named(node)? {
+            return Ok(());
+        }
+        let names = &self.trust.names;
+        let claimed = names.would_claim(&node.node, &binding(node), || false);
+        claimed
+            .map(drop)
+            .map_err(|error| not_own(error, &node.node))
+    }
+
+    /// Whether the configuration names the node's id.
+    fn is_named(&self, node: &Admitted) -> Result<bool, NotOwn> {
+        let mut named = self.trust.named.iter();
+        let named = named.find(|peer| peer.node == node.node);
+        let id = fingerprint(&node.node_key);
+        match named.and_then(|peer| peer.id.as_ref()) {
+            None => Ok(false),
+            Some(expected) if *expected == id => Ok(true),
+            Some(expected) => {
+                let cause = format!("its node key has id {id}, and [[peer]] says {expected}");
+                Err((Code::NameTaken, cause))
+            }
+        }
+    }
+
+    /// Waits until it is on disk whose a name is: a crash must not free it.
+    pub(super) async fn save_name(&self, node: &NodeName) -> Result<(), NotOwn> {
+        if self.trust.names.is_saved(node) {
+            return Ok(());
+        }
+        let saved = self.trust.names.saved().await;
+        saved.map_err(|cause| (Code::Internal, format!("its name is not saved: {cause}")))
+    }
+
+    fn show_names(&self) -> Value {
+        let show = |(node, owner): (NodeName, Binding)| {
+            json!({
+                "node": node,
+                "id": fingerprint(owner.key.bytes()),
+                "kid": owner.kid,
+                "tunnels": self.board.of(&node).len(),
+            })
+        };
+        let names = self.trust.names.all();
+        names.into_iter().map(show).collect()
+    }
+
+    /// Releases a name. Tunnels of the node end: whoever comes next under the name may bring another key.
+    async fn forget(&self, request: &AdminRequest) -> Result<Value, AdminError> {
+        let body = request.body.as_ref();
+        let node = body.and_then(|body| body.get("node")?.as_str());
+        let node = node.ok_or_else(|| AdminError::bad_request("which node?"))?;
+        let node: NodeName = node
+            .parse()
+            .map_err(|error| AdminError::bad_request(format!("{error}")))?;
+        if !self.trust.names.forget(&node) {
+            let text = format!("no node of the name `{node}` is known");
+            return Err(AdminError::not_found(text));
+        }
+        let tunnels = self.board.of(&node);
+        tunnels
+            .iter()
+            .for_each(|tunnel| tunnel.close(Code::Superseded));
+        warn!(%node, tunnels = tunnels.len(), "node name released by the administrator");
+        self.trust.names.saved().await.map_err(|cause| {
+            let text =
+                format!("the name is free until the relay ends, but that is not saved: {cause}");
+            AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+        })?;
+        Ok(json!({ "node": node, "tunnels": tunnels.len() }))
+    }
+}
+
+fn binding(node: &Admitted) -> Binding {
+    Binding {
+        key: NodeKey::new(node.node_key),
+        kid: node.kid.clone(),
+        ephemeral: false,
+    }
+}
+
+/// What is wrong with a claim, and what helps.
+fn not_own(error: ClaimError, node: &NodeName) -> NotOwn {
+    let cure = match error {
+        ClaimError::Taken => format!("`sallyport-relay peers forget {node}` releases it"),
+        ClaimError::Full | ClaimError::Share => "raise limits.peer_names".to_owned(),
+    };
+    (error.code(), format!("{error}; {cure}"))
+}
+
+/// Adds the routes.
+#[must_use]
+pub fn routes(admin: Admin, peers: &Arc<Peers>) -> Admin {
+    let (at_names, at_forget) = (Arc::clone(peers), Arc::clone(peers));
+    admin
+        .route(Method::GET, NAMES, move |_request| {
+            let shown = at_names.show_names();
+            Box::pin(async move { Ok(shown) })
+        })
+        .route(Method::POST, FORGET, move |request| {
+            let peers = Arc::clone(&at_forget);
+            Box::pin(async move { peers.forget(&request).await })
+        })
+}
