@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::Method;
-use sallyport_ops::{Admin, AdminError, AdminRequest, Logging, Metrics, Ready, logs};
+use sallyport_ops::{Admin, AdminError, AdminRequest};
 use sallyport_wire::{Code, NodeName};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -22,11 +22,11 @@ pub const FORGET: &str = "/relays/forget";
 /// Takes the keys as their file has them now.
 pub const KEYS: &str = "/keys";
 
-/// The admin server of a gateway.
-pub fn admin(hub: &Arc<Hub>, metrics: Metrics, ready: Ready, logging: Logging) -> Arc<Admin> {
+/// The admin server of a gateway: what `admin` has, and this.
+pub fn admin(hub: &Arc<Hub>, admin: Admin) -> Arc<Admin> {
     let (for_status, for_relays, for_forget) = (Arc::clone(hub), Arc::clone(hub), Arc::clone(hub));
     let for_keys = Arc::clone(hub);
-    let admin = logs::route(Admin::new(metrics, ready), logging, &[])
+    let admin = admin
         .route(Method::GET, STATUS, move |_request| {
             let answer = as_json(&status::status(&for_status));
             Box::pin(async move { answer })

@@ -1,12 +1,14 @@
 //! The command line.
 
+mod logs;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use sallyport_certs::CertError;
 use sallyport_ops::admin::{AskError, ask};
-use sallyport_ops::logs::{self, LogsError, Wish};
+use sallyport_ops::logs::LogsError;
 use sallyport_ops::privileges::{raise_descriptor_limit, uid_of};
 use sallyport_ops::telemetry::{self, TelemetryError};
 use sallyport_ops::{ConfigError, Exit, places};
@@ -16,6 +18,7 @@ use time::OffsetDateTime;
 use tokio::runtime::{Builder, Runtime};
 use tracing::error;
 
+use self::logs::{DebugArgs, LogsArgs};
 use crate::budget::{Budget, TooFew};
 use crate::config::Config;
 use crate::files::{self, FilesError};
@@ -67,14 +70,9 @@ enum Command {
     /// Keys that relays authenticate with
     Key(KeyArgs),
     /// What the running gateway logged last, wherever else its log goes
-    Logs {
-        /// Go on with what is logged from now on, until Ctrl-C
-        #[arg(long, short)]
-        follow: bool,
-        /// One JSON object a line
-        #[arg(long)]
-        json: bool,
-    },
+    Logs(LogsArgs),
+    /// Have the running gateway log details of one category for a while; without a command, list the categories
+    Debug(DebugArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -200,15 +198,8 @@ fn run(cli: Cli, out: &mut dyn Write) -> Result<(), CommandError> {
                 "The name {node} is free again; {tunnels} tunnels were ended."
             )?;
         }
-        Command::Logs { follow, json } => {
-            let wish = Wish {
-                follow,
-                json,
-                category: None,
-            };
-            let socket = places::admin_socket("gateway", &path);
-            runtime()?.block_on(logs::show(&socket, &wish, out))?;
-        }
+        Command::Logs(args) => logs::logs(&args, &path, out)?,
+        Command::Debug(args) => logs::debug(&args, &path, out)?,
         Command::Key(args) => {
             let file = Config::load(&path)?.gateway_file;
             let done = keys::run(&args, &file, OffsetDateTime::now_utc(), out)?;

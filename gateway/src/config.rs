@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use sallyport_edge::Limits;
-use sallyport_edge::limits::duration;
 use sallyport_link::GatewayUrl;
+use sallyport_ops::duration::duration;
 use sallyport_ops::{ConfigError, Congestion, Log, Workers, config, places};
 use sallyport_wire::{PoolName, SessionId};
 use serde::Deserialize;

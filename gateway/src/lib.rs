@@ -18,6 +18,7 @@ pub mod udp;
 pub mod carry;
 pub mod open;
 pub mod admin;
+pub mod debug;
 pub mod status;
 pub mod attend;
 pub mod arrive;

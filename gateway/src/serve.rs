@@ -14,7 +14,9 @@ use sallyport_link::{EndpointError, KeyRing, NamesError, Settings, quic_endpoint
 use sallyport_ops::files::make_directory;
 use sallyport_ops::listen::ListenError;
 use sallyport_ops::privileges::{Became, PrivilegeError, become_user, raise_descriptor_limit};
-use sallyport_ops::{Logging, Metrics, Ready, Signal, Signals, Slots, Tasks, places, privileges};
+use sallyport_ops::{
+    Admin, Logging, Metrics, Ready, Signal, Signals, Slots, Tasks, logs, places, privileges,
+};
 use sallyport_wire::{ALPN, Code};
 use tokio::net::UdpSocket;
 use tracing::{Span, info, info_span, warn};
@@ -23,6 +25,7 @@ use crate::accept::{Doors, Room, Tls};
 use crate::admin;
 use crate::budget::{Budget, TooFew};
 use crate::config::Config;
+use crate::debug::CATEGORIES;
 use crate::figures::Figures;
 use crate::files::{self, FilesError};
 use crate::hub::{Hub, Parts};
@@ -179,7 +182,9 @@ impl Gateway {
     /// Admin, names and reloads: what goes on until the very end.
     fn keep_house(&self, metrics: Metrics, logging: Logging) -> Result<(), ServeError> {
         let config = self.hub.config();
-        let admin = admin::admin(&self.hub, metrics, self.ready.clone(), logging);
+        let admin = Admin::new(metrics, self.ready.clone());
+        let admin = logs::routes(admin, (CATEGORIES, config.log), logging, &self.house);
+        let admin = admin::admin(&self.hub, admin);
         let socket = places::admin_socket("gateway", &config.path);
         admin
             .serve_unix(&socket, &self.house)

@@ -3,7 +3,7 @@
 use prost::Message as _;
 use sallyport_wire::message::{Advertise, Advertised, Offer};
 use sallyport_wire::{Code, MAX_CONTROL};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::directory::MAX_OFFERS;
 use crate::sessions::{Session, Sessions};
@@ -19,6 +19,13 @@ pub fn offers(sessions: &Sessions, others: Vec<Offer>, revision: u64, draining: 
     let home = sessions.iter().map(|session| offer(session, leaves));
     let home: Vec<Offer> = home.collect();
     let via = fitting(sessions, &home, others);
+    debug!(
+        revision,
+        own = home.len(),
+        of_others = via.len(),
+        draining,
+        "telling the sessions"
+    );
     Advertise {
         revision,
         home,

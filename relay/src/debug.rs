@@ -1,9 +1,6 @@
 //! What is logged in detail when an administrator asks for it: which modules each category stands for.
 
-use sallyport_ops::debug::{Debugging, Times};
-use sallyport_ops::{Admin, Category, Logging, Tasks, logs};
-
-use crate::config::Config;
+use sallyport_ops::Category;
 
 /// The categories, each with the modules whose lines it has. A module may be in several.
 pub const CATEGORIES: &[Category] = &[
@@ -11,10 +8,14 @@ pub const CATEGORIES: &[Category] = &[
         name: "cluster",
         about: "cluster communication: bus, members, peers",
         targets: &[
-            "sallyport_cluster",
+            "sallyport_cluster::bus",
+            "sallyport_cluster::cluster",
+            "sallyport_cluster::hub",
+            "sallyport_cluster::nats",
             "sallyport_link::connect",
             "sallyport_link::dial",
             "sallyport_link::gate",
+            "sallyport_relay::advertise",
             "sallyport_relay::credentials",
             "sallyport_relay::direct",
             "sallyport_relay::directory",
@@ -30,6 +31,7 @@ pub const CATEGORIES: &[Category] = &[
             "sallyport_edge",
             "sallyport_link",
             "sallyport_relay::access",
+            "sallyport_relay::advertise",
             "sallyport_relay::carry",
             "sallyport_relay::gateways",
             "sallyport_relay::health",
@@ -45,25 +47,17 @@ pub const CATEGORIES: &[Category] = &[
     },
     Category {
         name: "database",
-        about: "the cluster's store: values, leases, watches",
+        about: "the cluster's store and the way to it: values, leases, watches",
         targets: &[
             "sallyport_cluster::embedded",
             "sallyport_cluster::hub",
             "sallyport_cluster::lease",
+            "sallyport_cluster::nats",
+            "sallyport_cluster::signed",
             "sallyport_cluster::store",
         ],
     },
 ];
-
-/// Adds the routes that tell the log and switch categories.
-pub fn routes(admin: Admin, config: &Config, logging: Logging, tasks: &Tasks) -> Admin {
-    let times = Times {
-        usual: config.limits.debug_for,
-        most: config.limits.debug_most,
-    };
-    let debugging = Debugging::new(CATEGORIES, times, logging.clone(), tasks);
-    logs::route(debugging.routes(admin), logging, CATEGORIES)
-}
 
 #[cfg(test)]
 mod tests {

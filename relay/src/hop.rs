@@ -9,7 +9,7 @@ use sallyport_link::{Flow, OpenError, Tunnel, TunnelStream};
 use sallyport_wire::message::Head;
 use sallyport_wire::{Code, NodeName, Refusal, SessionId};
 use tokio::time::{Instant, timeout};
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::directory::Directory;
 
@@ -80,6 +80,7 @@ impl Hop {
 
 /// Opens a stream and waits until the other side has taken it.
 async fn take(tunnel: &Tunnel, node: &NodeName, head: Head) -> Result<TunnelStream, Code> {
+    debug!(%node, "going on to the session's node");
     let opened = tunnel.open(head).await;
     let mut stream = opened.map_err(|error| not_opened(node, &error))?;
     // What refuses it there shall refuse it here, too. The head leaves with this; payload waits for one round trip of

@@ -94,6 +94,7 @@ impl Rotation {
                 if key.kid != self.kid {
                     info!(key = %key.kid, "showing another key");
                 }
+                debug!(key = %key.kid, "showing a fresh token");
                 self.shown = Some(key.kid.clone());
                 self.rotated = Some(Instant::now());
                 Some(Rotate {

@@ -16,7 +16,9 @@ use sallyport_link::{
     Choice, Dialer, KeyFileError, Names, NamesError, NodeIdentity, Settings, backoff,
 };
 use sallyport_node::settings::SettingsError;
-use sallyport_ops::{Admin, Logging, Metrics, Ready, Signal, Signals, Tasks, places, privileges};
+use sallyport_ops::{
+    Admin, Logging, Metrics, Ready, Signal, Signals, Tasks, logs, places, privileges,
+};
 use sallyport_wire::message::DATA;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, info_span, warn};
@@ -25,7 +27,7 @@ use crate::board::{Board, TUNNELS};
 use crate::certificates::{self, Served, TlsError};
 use crate::config::Config;
 use crate::credentials::Credentials;
-use crate::debug;
+use crate::debug::CATEGORIES;
 use crate::direct::{self, DirectError};
 use crate::gateways::{self, Files};
 use crate::health;
@@ -200,7 +202,7 @@ fn start(
     };
     let peers = Arc::clone(&sources.peers);
     let admin = Admin::new(metrics, ready);
-    let admin = debug::routes(admin, config, logging, &owners.background);
+    let admin = logs::routes(admin, (CATEGORIES, config.log), logging, &owners.background);
     serve_admin(config, sources, admin, owners)?;
     info!(node = %outfit.person.node, id = %outfit.person.identity.id(), generation = outfit.person.generation, sessions = sessions.len(), "relay started");
     health::watch(&sessions, &config.limits, &owners.background);

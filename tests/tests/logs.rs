@@ -57,9 +57,11 @@ fn follow(relay: &Relay, args: &[&str]) -> Daemon {
     )
 }
 
-/// A gateway, and a relay that logs no more than it would anywhere else.
+/// A gateway and a relay that log no more than they would anywhere else.
 fn pair(site: &Site, config: &str) -> (Gateway, Relay) {
-    let gateway = site.gateway("gw");
+    let mut gateway = site.gateway_init("gw", "127.0.0.1", &[]);
+    gateway.start_quietly();
+    gateway.wait_ready();
     let mut relay = site.relay_stopped("node-a", &[&gateway], &format!("{config}{WEB}"));
     relay.start_quietly();
     gateway.wait_session("web");
@@ -189,6 +191,66 @@ fn details_of_streams_are_logged_while_they_are_asked_for() {
 }
 
 #[test]
+fn details_of_a_gateway_are_logged_while_they_are_asked_for() {
+    let site = Site::new();
+    let (gateway, _relay) = pair(&site, "");
+    let details = || {
+        let lines = parsed(&shown(
+            &gateway,
+            &["logs", "--category", "external", "--json"],
+        ));
+        lines.iter().filter(|line| line["level"] == "DEBUG").count()
+    };
+    asked(&gateway, 1);
+    assert_eq!(details(), 0, "no details are wanted yet");
+
+    let text = shown(&gateway, &["debug", "on", "external"]);
+    assert!(text.contains(" on "), "{text}");
+    asked(&gateway, 1);
+    eventually("details are told", || details() > 0);
+    let text = shown(&gateway, &["debug", "off", "external"]);
+    assert!(text.contains(" off "), "{text}");
+    let (ended, said) = said(&gateway.command(&["debug", "on", "database"]));
+    assert_eq!(ended, Some(64), "{said}");
+    assert!(said.contains("there are external"), "{said}");
+}
+
+#[test]
+fn details_of_dialling_name_each_step() {
+    let site = Site::new();
+    let (mut gateway, relay) = pair(&site, "tunnels = 1\n");
+    shown(&relay, &["debug", "on", "external"]);
+    assert!(gateway.daemon().terminate().success());
+    gateway.start_quietly();
+
+    eventually("it dials again", || {
+        let lines = parsed(&shown(
+            &relay,
+            &["logs", "--category", "external", "--json"],
+        ));
+        let of = |message: &str| lines.iter().find(|line| line["message"] == message);
+        let said = [
+            "dialling",
+            "connected",
+            "saying hello",
+            "welcomed",
+            "telling the sessions",
+        ];
+        said.iter().all(|message| {
+            of(message).is_some_and(|line| {
+                line["gateway"]
+                    .as_str()
+                    .is_some_and(|url| url == gateway.url())
+            })
+        })
+    });
+    assert!(
+        !shown(&relay, &["logs", "--json"]).contains("eyJ"),
+        "a token"
+    );
+}
+
+#[test]
 fn details_end_with_the_relay() {
     let site = Site::new();
     let (_gateway, mut relay) = pair(&site, "");
@@ -230,7 +292,7 @@ fn a_category_shows_its_own_lines() {
 #[test]
 fn what_there_is_not_is_refused_with_what_there_is() {
     let site = Site::new();
-    let (_gateway, relay) = pair(&site, "[limits]\ndebug_most = \"1h\"\n");
+    let (_gateway, relay) = pair(&site, "[log]\ndebug_most = \"1h\"\n");
     for args in [
         &["logs", "--category", "exotic"][..],
         &["debug", "on", "exotic"],

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use sallyport_edge::limits::duration;
 use sallyport_link::replay::MAX_REMEMBERED;
+use sallyport_ops::duration::duration;
 use serde::Deserialize;
 
 /// Limits of tunnels and of what is remembered of them.

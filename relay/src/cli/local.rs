@@ -8,10 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use sallyport_edge::limits::parse_duration;
 use sallyport_node::static_data::Object;
 use sallyport_node::{Drain, Settings, StartHours};
-use sallyport_ops::{Exit, Table};
+use sallyport_ops::{Exit, Table, duration};
 use sallyport_wire::NodeName;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -275,7 +274,7 @@ pub(super) struct DrainArgs {
 
 pub(super) fn within(text: &str) -> Result<Duration, String> {
     let wrong = || "write a time like 30m or 48h".to_owned();
-    parse_duration(text).ok_or_else(wrong)
+    duration::parse(text).ok_or_else(wrong)
 }
 
 /// `undrain`.

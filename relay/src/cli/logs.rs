@@ -14,9 +14,6 @@ use super::local::within;
 use super::{Listing, asked, complain, shown};
 use crate::debug::CATEGORIES;
 
-/// Stands for all categories.
-const ALL: &str = "all";
-
 /// `logs`.
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
@@ -76,38 +73,20 @@ enum DebugCommand {
     /// Log them no more
     Off {
         /// Which one, or `all`
-        #[arg(value_parser = one_or_all)]
-        category: Which,
+        #[arg(value_name = "CATEGORY", value_parser = off)]
+        order: Order,
     },
 }
 
-/// One category or all.
-#[derive(Debug, Clone, Copy)]
-enum Which {
-    All,
-    One(&'static Category),
-}
-
-fn one_or_all(name: &str) -> Result<Which, NoCategory> {
-    if name == ALL {
-        return Ok(Which::All);
-    }
-    category(name).map(Which::One)
+fn off(name: &str) -> Result<Order, NoCategory> {
+    Order::off(CATEGORIES, name)
 }
 
 /// Shows or switches categories.
 pub(super) fn debug(args: &DebugArgs) -> Exit {
     let order = args.command.as_ref().map(|command| match command {
-        DebugCommand::On { category, within } => Order::On {
-            category: category.name.to_owned(),
-            seconds: within.map(|within| within.as_secs()),
-        },
-        DebugCommand::Off { category } => Order::Off {
-            category: match category {
-                Which::All => None,
-                Which::One(category) => Some(category.name.to_owned()),
-            },
-        },
+        DebugCommand::On { category, within } => Order::on(category, *within),
+        DebugCommand::Off { order } => order.clone(),
     });
     let answer = match order {
         Some(order) => asked(&args.listing, "POST", DEBUG, Some(json!(order))),

@@ -10,7 +10,7 @@ use super::Faults;
 /// A time, written as `"10s"`, `"500ms"`, `"5m"`, `"1h"` or as whole seconds.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(transparent)]
-struct Time(#[serde(deserialize_with = "sallyport_edge::limits::duration")] Duration);
+struct Time(#[serde(deserialize_with = "sallyport_ops::duration::duration")] Duration);
 
 macro_rules! limits {
     (
@@ -111,10 +111,6 @@ limits! {
         gpu_every = 10 s in 1..=3600;
         /// For `nvidia-smi` to answer.
         gpu_query = 5 s in 1..=60;
-        /// For a category of debug lines that is switched on without a time.
-        debug_for = 1800 s in 1..=86_400;
-        /// Longest time that a category of debug lines may be switched on for.
-        debug_most = 86_400 s in 1..=604_800;
         /// For streams to finish after SIGTERM, and on a tunnel that drains.
         drain = 120 s in 1..=86_400;
     }

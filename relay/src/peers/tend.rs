@@ -211,6 +211,8 @@ impl Tender {
 
     /// What the other node has. The first time makes it reachable; one that leaves is not reached any more.
     fn learn(&self, said: Advertise) -> Advertised {
+        let sessions = said.home.len();
+        debug!(node = %self.node, revision = said.revision, sessions, draining = said.draining, "the node tells its sessions");
         let answer = Advertised {
             revision: said.revision,
             refused: Vec::new(),

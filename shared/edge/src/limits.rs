@@ -1,10 +1,9 @@
 //! Every deadline and budget that stands between a stranger and the rest of the program.
 
-use std::fmt;
 use std::time::Duration;
 
+use sallyport_ops::duration::duration;
 use serde::Deserialize;
-use serde::de::{Deserializer, Unexpected, Visitor};
 
 /// The `[limits]` table of `gateway.toml`. Durations are written as `"10s"`, `"500ms"`, `"5m"`,
 /// `"1h"` or as whole seconds; sizes are bytes.
@@ -251,52 +250,6 @@ impl Limits {
 
 const KIB: usize = 1_024;
 
-/// Reads `"10s"`, `"500ms"`, `"5m"`, `"1h"` or whole seconds; for `deserialize_with`.
-///
-/// # Errors
-/// The deserialiser's own, if it is none of these.
-pub fn duration<'de, D: Deserializer<'de>>(source: D) -> Result<Duration, D::Error> {
-    source.deserialize_any(DurationVisitor)
-}
-
-struct DurationVisitor;
-
-impl Visitor<'_> for DurationVisitor {
-    type Value = Duration;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a duration such as \"10s\", \"500ms\", \"5m\", \"1h\", or whole seconds")
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, seconds: i64) -> Result<Duration, E> {
-        u64::try_from(seconds)
-            .map(Duration::from_secs)
-            .map_err(|_negative| E::invalid_value(Unexpected::Signed(seconds), &self))
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, seconds: u64) -> Result<Duration, E> {
-        Ok(Duration::from_secs(seconds))
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
-        parse_duration(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
-    }
-}
-
-/// The duration that such a text with a unit says.
-#[must_use]
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
-    let count: u64 = text.strip_suffix(unit)?.parse().ok()?;
-    match unit {
-        "ms" => Some(Duration::from_millis(count)),
-        "s" => Some(Duration::from_secs(count)),
-        "m" => count.checked_mul(60).map(Duration::from_secs),
-        "h" => count.checked_mul(3_600).map(Duration::from_secs),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,27 +269,6 @@ mod tests {
         };
         assert_eq!(limits, expected);
         assert!(toml::from_str::<Limits>("heads = 1").is_err());
-    }
-
-    #[test]
-    fn what_is_no_duration_is_refused() {
-        for text in [
-            "\"\"",
-            "\"10\"",
-            "\"s\"",
-            "\"-1s\"",
-            "\"1.5s\"",
-            "\"1d\"",
-            "\"1 s\"",
-            "\"99999999999999999999h\"",
-            "-1",
-            "true",
-        ] {
-            assert!(
-                toml::from_str::<Limits>(&format!("head = {text}")).is_err(),
-                "{text}"
-            );
-        }
     }
 
     #[test]

@@ -19,19 +19,13 @@ use tracing::{info, info_span};
 use crate::admin::{Admin, AdminError, AdminRequest};
 use crate::table::Table;
 use crate::tasks::Tasks;
-use crate::telemetry::{Category, Logging, NoCategory};
+use crate::telemetry::{Category, Log, Logging, NoCategory};
 
 /// The categories: `GET` for an array of [`State`], `POST` of an [`Order`] to change one, answered alike.
 pub const DEBUG: &str = "/debug";
 
-/// How long categories are on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Times {
-    /// Where no time is given.
-    pub usual: Duration,
-    /// At most.
-    pub most: Duration,
-}
+/// Stands for all categories.
+const ALL: &str = "all";
 
 /// What is asked of a category.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +43,31 @@ pub enum Order {
         /// Which one; none for all.
         category: Option<String>,
     },
+}
+
+impl Order {
+    /// Details of a category for a while, or for the usual time.
+    #[must_use]
+    pub fn on(category: &Category, within: Option<Duration>) -> Self {
+        Self::On {
+            category: category.name.to_owned(),
+            seconds: within.map(|within| within.as_secs()),
+        }
+    }
+
+    /// No more details of the category of this name, or of any if it is `all`.
+    ///
+    /// # Errors
+    /// [`NoCategory`].
+    pub fn off(categories: &'static [Category], name: &str) -> Result<Self, NoCategory> {
+        if name == ALL {
+            return Ok(Self::Off { category: None });
+        }
+        let category = Category::find(categories, name)?.name.to_owned();
+        Ok(Self::Off {
+            category: Some(category),
+        })
+    }
 }
 
 /// How a category stands.
@@ -70,7 +89,7 @@ pub struct State {
 enum DebugError {
     #[error(transparent)]
     NoCategory(#[from] NoCategory),
-    #[error("details are logged for 1 s to {} s (debug_most of [limits])", .0.as_secs())]
+    #[error("details are logged for 1 s to {} s (debug_most of [log])", .0.as_secs())]
     Time(Duration),
 }
 
@@ -85,28 +104,28 @@ type On = BTreeMap<&'static str, End>;
 
 /// Switches categories on and off. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct Debugging(Arc<Shared>);
+pub(crate) struct Debugging(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     categories: &'static [Category],
-    times: Times,
+    log: Log,
     logging: Logging,
     on: watch::Sender<On>,
 }
 
 impl Debugging {
-    /// With all of them off. A task ends each in its time.
+    /// With all of them off. A task ends each in its time, which `log` bounds.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         categories: &'static [Category],
-        times: Times,
+        log: Log,
         logging: Logging,
         tasks: &Tasks,
     ) -> Self {
         let debugging = Self(Arc::new(Shared {
             categories,
-            times,
+            log,
             logging,
             on: watch::Sender::new(On::new()),
         }));
@@ -116,7 +135,7 @@ impl Debugging {
 
     /// Adds [`DEBUG`].
     #[must_use]
-    pub fn routes(&self, admin: Admin) -> Admin {
+    pub(crate) fn route(&self, admin: Admin) -> Admin {
         let (shown, ordered) = (self.clone(), self.clone());
         admin
             .route(Method::GET, DEBUG, move |_request| {
@@ -143,9 +162,9 @@ impl Debugging {
     }
 
     fn switch_on(&self, name: &str, within: Option<Duration>) -> Result<(), DebugError> {
-        let Times { usual, most } = self.0.times;
+        let most = self.0.log.debug_most;
         let category = Category::find(self.0.categories, name)?;
-        let within = within.unwrap_or_else(|| usual.min(most));
+        let within = within.unwrap_or_else(|| self.0.log.debug_for.min(most));
         if within.is_zero() || within > most {
             return Err(DebugError::Time(most));
         }
@@ -166,7 +185,7 @@ impl Debugging {
         let category = category.transpose()?.map(|category| category.name);
         self.change(|on| on.retain(|name, _| category.is_some_and(|off| off != *name)));
         info!(
-            category = category.unwrap_or("all"),
+            category = category.unwrap_or(ALL),
             "details are logged no more, by command"
         );
         Ok(())
@@ -253,7 +272,6 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::telemetry::Log;
 
     const ALL: &[Category] = &[
         Category {
@@ -271,11 +289,11 @@ mod tests {
 
     fn debugging(tasks: &Tasks) -> (Debugging, Logging) {
         let logging = Logging::new("info", Log::default()).unwrap();
-        let times = Times {
-            usual: 30 * MINUTE,
-            most: 60 * MINUTE,
+        let log = Log {
+            debug_most: 60 * MINUTE,
+            ..Log::default()
         };
-        (Debugging::new(ALL, times, logging.clone(), tasks), logging)
+        (Debugging::new(ALL, log, logging.clone(), tasks), logging)
     }
 
     fn debugged(logging: &Logging) -> [bool; 2] {

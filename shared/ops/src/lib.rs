@@ -3,8 +3,8 @@
 //!
 //! Nothing here knows what a tunnel or a session is. Modules use only modules that stand below them.
 
-pub mod debug;
 pub mod logs;
+pub mod debug;
 pub mod admin;
 pub mod ready;
 pub mod table;
@@ -22,6 +22,7 @@ pub mod watch;
 pub mod files;
 pub mod places;
 pub mod telemetry;
+pub mod duration;
 pub mod paced;
 pub mod metrics;
 pub mod source;

@@ -10,7 +10,9 @@ use http::StatusCode;
 use hyper::body::Bytes;
 
 use crate::admin::{Admin, AdminError, AdminRequest, AskError, listen, query};
-use crate::telemetry::{Category, Logging, for_people};
+use crate::debug::Debugging;
+use crate::tasks::Tasks;
+use crate::telemetry::{Category, Log, Logging, for_people};
 
 /// The lines that are kept, as lines of JSON. Parameters: `follow=yes`, `category`.
 const LOGS: &str = "/logs";
@@ -18,10 +20,17 @@ const FOLLOW: &str = "follow";
 const CATEGORY: &str = "category";
 const YES: &str = "yes";
 
-/// Adds `GET /logs`, where lines can be asked for by these categories.
+/// Adds `GET /logs`, and [the switches](crate::debug::DEBUG) of these categories; a task ends each in its time.
 #[must_use]
-pub fn route(admin: Admin, logging: Logging, categories: &'static [Category]) -> Admin {
-    admin.stream(LOGS, move |request| read(&logging, categories, &request))
+pub fn routes(
+    admin: Admin,
+    (categories, log): (&'static [Category], Log),
+    logging: Logging,
+    tasks: &Tasks,
+) -> Admin {
+    let debugging = Debugging::new(categories, log, logging.clone(), tasks);
+    let admin = admin.stream(LOGS, move |request| read(&logging, categories, &request));
+    debugging.route(admin)
 }
 
 fn read(

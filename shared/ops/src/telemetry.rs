@@ -7,6 +7,7 @@ use std::any::Any;
 use std::io::{self, IsTerminal as _};
 use std::panic::PanicHookInfo;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde::de::Error as _;
@@ -16,13 +17,14 @@ use tracing::{Level, Metadata, error};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 
+use crate::duration::duration;
 use lines::Lines;
 use recent::Recent;
 use sink::Sink;
 
 pub use category::{Category, NoCategory};
 pub use lines::for_people;
-pub use recent::{Reader, TooManyReaders};
+pub use recent::{NotRead, Reader};
 
 mod recent;
 mod category;
@@ -34,6 +36,8 @@ mod sink;
 const DEFAULT_LEVEL: &str = "info";
 /// What libraries may say unless the level list names them.
 const LIBRARIES: LevelFilter = LevelFilter::WARN;
+const SECOND: Duration = Duration::from_secs(1);
+const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// What the targets of our own lines begin with.
 const OURS: &str = "sallyport";
 
@@ -54,6 +58,12 @@ pub struct Log {
     /// How many may read them at once, at most 32: each holds one connection to the admin socket.
     #[serde(deserialize_with = "at_most::<_, 32>")]
     pub readers: usize,
+    /// How long details of a category are logged where no time is given.
+    #[serde(deserialize_with = "up_to_a_week")]
+    pub debug_for: Duration,
+    /// How long they are logged at most: 1 s to a week.
+    #[serde(deserialize_with = "up_to_a_week")]
+    pub debug_most: Duration,
 }
 
 impl Default for Log {
@@ -64,6 +74,8 @@ impl Default for Log {
             keep_lines: 4096,
             keep_bytes: 2 << 20,
             readers: 8,
+            debug_for: Duration::from_secs(30 * 60),
+            debug_most: Duration::from_secs(24 * 60 * 60),
         }
     }
 }
@@ -74,6 +86,14 @@ fn at_most<'de, D: Deserializer<'de>, const MOST: usize>(given: D) -> Result<usi
         return Err(D::Error::custom(format!("this is at most {MOST}")));
     }
     Ok(number)
+}
+
+fn up_to_a_week<'de, D: Deserializer<'de>>(given: D) -> Result<Duration, D::Error> {
+    let time = duration(given)?;
+    if (SECOND..=WEEK).contains(&time) {
+        return Ok(time);
+    }
+    Err(D::Error::custom("this is 1 s to a week"))
 }
 
 /// How much is kept for readers, and how many of these there may be.
@@ -214,12 +234,12 @@ impl Logging {
     /// Reads the lines that are kept, of one category or of all, and goes on with those to come if asked to follow.
     ///
     /// # Errors
-    /// [`TooManyReaders`].
+    /// [`NotRead`].
     pub fn read(
         &self,
         category: Option<&'static Category>,
         follow: bool,
-    ) -> Result<Reader, TooManyReaders> {
+    ) -> Result<Reader, NotRead> {
         self.recent.read(category, follow)
     }
 

@@ -58,16 +58,12 @@ impl<F: Fn(Bytes)> Lines<F> {
     fn hand_over(&self, line: &Line) {
         let recent = &self.logging.recent;
         let target = line.event.target();
-        if self.json {
-            let line = Bytes::from(line.json());
-            recent.put(target, line.clone());
-            (self.to)(line);
-        } else {
-            if recent.keeps() {
-                recent.put(target, line.json().into());
-            }
-            (self.to)(line.text().into());
+        let kept = (self.json || recent.keeps()).then(|| Bytes::from(line.json()));
+        if let Some(kept) = kept.clone().filter(|_| recent.keeps()) {
+            recent.put(target, kept);
         }
+        let text = || line.text().into();
+        (self.to)(kept.filter(|_| self.json).unwrap_or_else(text));
     }
 }
 

@@ -69,10 +69,16 @@ impl Kept {
     }
 }
 
-/// As many read the log as may.
+/// Why the log cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} read the log already, and no more may: end one, or raise `readers` of [log]")]
-pub struct TooManyReaders(usize);
+pub enum NotRead {
+    /// As many read it as may.
+    #[error("{0} read the log already, and no more may: end one, or raise `readers` of [log]")]
+    TooMany(usize),
+    /// Nothing is kept.
+    #[error("no lines are kept: `keep_lines` or `keep_bytes` of [log] is 0")]
+    NothingKept,
+}
 
 impl Recent {
     pub(super) fn new(keep: Keep) -> Self {
@@ -102,10 +108,13 @@ impl Recent {
         &self,
         category: Option<&'static Category>,
         follow: bool,
-    ) -> Result<Reader, TooManyReaders> {
+    ) -> Result<Reader, NotRead> {
+        if !self.keeps() {
+            return Err(NotRead::NothingKept);
+        }
         let place = Arc::clone(&self.0.places)
             .try_acquire_owned()
-            .map_err(|_none| TooManyReaders(self.0.keep.readers))?;
+            .map_err(|_none| NotRead::TooMany(self.0.keep.readers))?;
         let (next, end) = {
             let kept = self.lock();
             (kept.oldest(), kept.next)
@@ -235,9 +244,11 @@ mod tests {
             put(&recent, 0..10);
             assert_eq!(now(&mut recent.read(None, false).unwrap()), "7\n8\n9\n");
         }
-        let nothing = keeping(0, 1000);
-        put(&nothing, 0..10);
-        assert_eq!(now(&mut nothing.read(None, false).unwrap()), "");
+        for (lines, bytes) in [(0, 1000), (1000, 0)] {
+            let nothing = keeping(lines, bytes);
+            put(&nothing, 0..10);
+            assert_eq!(nothing.read(None, true).unwrap_err(), NotRead::NothingKept);
+        }
     }
 
     #[test]
@@ -309,7 +320,7 @@ mod tests {
         let recent = keeping(3, 1000);
         let first = recent.read(None, true).unwrap();
         let _second = recent.read(None, true).unwrap();
-        assert_eq!(recent.read(None, true).unwrap_err(), TooManyReaders(2));
+        assert_eq!(recent.read(None, true).unwrap_err(), NotRead::TooMany(2));
         drop(first);
         assert!(recent.read(None, true).is_ok());
     }
