@@ -73,6 +73,8 @@ pub struct Config {
     pub limits: Limits,
     /// Address of the port for other nodes; none keeps it shut.
     pub direct: Option<SocketAddr>,
+    /// Whether it hears all the time what the other nodes say over the cluster's bus.
+    pub observe: bool,
     /// Other nodes to keep a tunnel to, in the order of the file.
     pub peers: Vec<PeerConfig>,
     /// The sessions, in the order of the file.
@@ -156,6 +158,7 @@ impl Config {
             admin,
             log: raw.log,
             limits,
+            observe: raw.cluster.observe,
             direct: raw.direct.listen,
             peers,
             sessions,

@@ -20,6 +20,7 @@ pub const CATEGORIES: &[Category] = &[
             "sallyport_relay::direct",
             "sallyport_relay::directory",
             "sallyport_relay::hop",
+            "sallyport_relay::membership",
             "sallyport_relay::peers",
             "sallyport_relay::rotation",
         ],

@@ -41,7 +41,7 @@ pub struct Finding {
     /// The gateway's URL, or the broker's server as `broker HOST:PORT`; empty for what concerns all.
     pub gateway: String,
     /// The step: `files`, `identity`, `dns`, `proxy`, `tcp`, `tls`, `clock`, `auth`, `udp`, `buffers`; for the broker
-    /// `store` and the steps of [`sallyport_cluster::Step`].
+    /// `store`, the steps of [`sallyport_cluster::Step`], and `peers`.
     pub step: &'static str,
     /// How it went.
     pub verdict: Verdict,
@@ -82,7 +82,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     if findings.iter().any(quic) {
         findings.push(buffers(Path::new("/proc/sys/net/core/rmem_max")));
     }
-    findings.extend(broker::examine(&config.path).await);
+    findings.extend(broker::examine(config).await);
     findings
 }
 

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures::StreamExt as _;
-use sallyport_cluster::{Cluster, ClusterStartError, Limits, Progress};
+use sallyport_cluster::{Cluster, ClusterStartError, Limits, NotAKey};
 use sallyport_link::identity::{IdentityError, next_generation};
 use sallyport_link::proxy::{ProxyRules, ProxyUrlError};
 use sallyport_link::{
@@ -31,16 +30,15 @@ use crate::debug::CATEGORIES;
 use crate::direct::{self, DirectError};
 use crate::gateways::{self, Files};
 use crate::health;
+use crate::join::{self, Joined, STORE};
 use crate::local::{self, Local};
+use crate::membership::Speaker;
 use crate::outfit::{Outfit, Person};
 use crate::peers::{self, Peers, Trust};
-use crate::servers::{self, Describer};
+use crate::servers::{self, Describer, Servers};
 use crate::sessions::Sessions;
 use crate::status::{self, Sources};
 use crate::streams::Streams;
-
-/// The readiness step that says whether store and bus can be used.
-pub const STORE: &str = "store";
 
 /// What the last steps of a drain may take beyond the streams' own time.
 const LAST_STEPS: Duration = Duration::from_secs(5);
@@ -75,6 +73,9 @@ pub enum StartError {
     /// The names of other nodes that were kept.
     #[error(transparent)]
     Names(#[from] NamesError),
+    /// The name of the node cannot stand on the bus.
+    #[error(transparent)]
+    Topic(#[from] NotAKey),
     /// The port for other nodes.
     #[error(transparent)]
     Direct(#[from] DirectError),
@@ -136,6 +137,16 @@ struct Owners {
     background: Tasks,
     /// Lanes, tunnels and streams: they drain.
     tunnels: Tasks,
+    /// Tells other nodes that this one is there: until it has drained.
+    speaking: Tasks,
+}
+
+/// What is needed until the end.
+#[derive(Debug)]
+struct Running {
+    outfit: Arc<Outfit>,
+    served: Vec<Served>,
+    speaker: Option<Speaker>,
 }
 
 /// Runs a relay until a signal ends it; its administrator may read what it logs.
@@ -148,25 +159,22 @@ pub async fn run(config: Config, logging: Logging) -> Result<(), StartError> {
     let owners = Owners {
         background: all.child(),
         tunnels: all.child(),
+        speaking: all.child(),
         all,
     };
-    let (outfit, served) = start(&config, &owners, logging)?;
+    let running = start(&config, &owners, logging)?;
     loop {
         match signals.next().await {
             Signal::Terminate => break,
-            Signal::Reload => reload(&served),
+            Signal::Reload => reload(&running.served),
             Signal::Rotate => {}
         }
     }
-    end(&outfit, &owners, &mut signals).await;
+    end(&running, &owners, &mut signals).await;
     Ok(())
 }
 
-fn start(
-    config: &Config,
-    owners: &Owners,
-    logging: Logging,
-) -> Result<(Arc<Outfit>, Vec<Served>), StartError> {
+fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, StartError> {
     let (metrics, ready) = (Metrics::new(), Ready::new(&[TUNNELS, STORE]));
     owners.all.expose(&metrics);
     if let Err(cause) = privileges::raise_descriptor_limit() {
@@ -188,38 +196,63 @@ fn start(
     let local = Arc::new(Local::open(config, &state, &owners.background)?);
     local.drain_with(Arc::clone(&sessions), &owners.background);
     let cluster = Cluster::start(&config.path, &state, Limits::default(), &owners.all)?;
-    let following = tell_store(cluster.clone(), ready.clone());
-    owners.background.spawn(info_span!("store"), following);
+    let telling = join::tell_store(cluster.clone(), ready.clone());
+    owners.background.spawn(info_span!("store"), telling);
     let describer = Describer {
         outfit: Arc::clone(&outfit),
         local,
         groups: config.groups.clone(),
     };
+    let peers = peers(config, &outfit, &state, owners)?;
+    let joined = join::join(&describer, &cluster, &peers.keys(), &owners.speaking)?;
     let sources = Sources {
-        peers: peers(config, &outfit, &state, owners)?,
-        describer,
+        peers: Arc::clone(&peers),
+        servers: servers(config, describer, joined.as_ref(), owners),
         cluster,
     };
-    let peers = Arc::clone(&sources.peers);
     let admin = Admin::new(metrics, ready);
     let admin = logs::routes(admin, (CATEGORIES, config.log), logging, &owners.background);
     serve_admin(config, sources, admin, owners)?;
     info!(node = %outfit.person.node, id = %outfit.person.identity.id(), generation = outfit.person.generation, sessions = sessions.len(), "relay started");
     health::watch(&sessions, &config.limits, &owners.background);
     peers.start(&owners.all);
-    if let Some(address) = config.direct {
-        let (links, listeners) = (owners.all.child(), &owners.background);
-        direct::open(
-            address,
-            peers,
-            (&config.limits, settings(config)),
-            links,
-            listeners,
-        )?;
-    }
+    open_direct(config, peers, owners)?;
     let following = gateways::follow(files, Arc::clone(&outfit), owners.tunnels.clone());
     owners.background.spawn(info_span!("gateways"), following);
-    Ok((outfit, served))
+    Ok(Running {
+        outfit,
+        served,
+        speaker: joined.map(|joined| joined.speaker),
+    })
+}
+
+/// This node, and the others as far as they are heard.
+fn servers(
+    config: &Config,
+    describer: Describer,
+    joined: Option<&Joined>,
+    owners: &Owners,
+) -> Servers {
+    let observer = joined.map(|joined| joined.observer.clone());
+    if let Some(observer) = observer.as_ref().filter(|_| config.observe) {
+        observer.observe(&owners.all);
+    }
+    Servers {
+        describer,
+        observer,
+        observes: config.observe,
+        tasks: owners.background.clone(),
+    }
+}
+
+fn open_direct(config: &Config, peers: Arc<Peers>, owners: &Owners) -> Result<(), StartError> {
+    let Some(address) = config.direct else {
+        return Ok(());
+    };
+    let (links, listeners) = (owners.all.child(), &owners.background);
+    let bounds = (&config.limits, settings(config));
+    direct::open(address, peers, bounds, links, listeners)?;
+    Ok(())
 }
 
 /// The other nodes, as the configuration names them.
@@ -238,17 +271,6 @@ fn peers(
     let tasks = (owners.tunnels.clone(), owners.all.child());
     let outfit = Arc::clone(outfit);
     Ok(Peers::new(outfit, trust, settings(config), tasks))
-}
-
-async fn tell_store(cluster: Cluster, ready: Ready) {
-    let mut changes = cluster.progress_changes();
-    while let Some(now) = changes.next().await {
-        let state = match now {
-            Progress::Ready => Ok(()),
-            Progress::Connecting | Progress::Failing(_) => Err(now.to_string()),
-        };
-        ready.set(STORE, state);
-    }
 }
 
 /// At start a file that is there must be usable: a mistake is told now, not in a log line later.
@@ -339,9 +361,9 @@ fn serve_admin(
     admin: Admin,
     owners: &Owners,
 ) -> Result<(), StartError> {
-    let describer = &sources.describer;
+    let describer = &sources.servers.describer;
     let admin = local::routes(admin, &describer.outfit, &describer.local);
-    let admin = servers::route(admin, describer.clone());
+    let admin = servers::route(admin, sources.servers.clone());
     let admin = peers::routes(admin, &sources.peers);
     let admin = Arc::new(status::route(admin, sources));
     let path = places::admin_socket("relay", &config.path);
@@ -365,7 +387,8 @@ fn reload(served: &[Served]) {
 }
 
 /// Tells the gateways, lets streams finish, then ends. A second signal means now.
-async fn end(outfit: &Outfit, owners: &Owners, signals: &mut Signals) {
+async fn end(running: &Running, owners: &Owners, signals: &mut Signals) {
+    let outfit = &running.outfit;
     let grace = outfit.limits.drain;
     info!(streams = outfit.streams.ledger().len(), within = ?grace, "draining; a second signal ends at once");
     outfit.leaving.cancel();
@@ -380,5 +403,9 @@ async fn end(outfit: &Outfit, owners: &Owners, signals: &mut Signals) {
         () = again => warn!(streams = outfit.streams.ledger().len(), "ending at once"),
     }
     owners.tunnels.stop();
+    owners.speaking.stop();
+    if let Some(speaker) = &running.speaker {
+        speaker.leave().await;
+    }
     owners.all.drain(Duration::ZERO).await;
 }

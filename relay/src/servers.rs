@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 use jiff::Zoned;
 use sallyport_node::server::Usage;
 use sallyport_node::settings::Circumstances;
 use sallyport_node::{GatewayLink, Machine, Server, Settings};
-use sallyport_ops::{Admin, Table};
+use sallyport_ops::{Admin, Table, Tasks};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::local::Local;
+use crate::membership::Observer;
 use crate::outfit::Outfit;
 
 /// `GET`: every server that this relay knows of.
@@ -89,12 +91,51 @@ fn milliseconds(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
+/// Every server that this relay knows of.
+#[derive(Debug, Clone)]
+pub struct Servers {
+    /// Its own.
+    pub describer: Describer,
+    /// Hears of the others; none where no bus joins them.
+    pub observer: Option<Observer>,
+    /// Whether it does so all the time.
+    pub observes: bool,
+    /// Owner of what listens while somebody asks.
+    pub tasks: Tasks,
+}
+
+impl Servers {
+    /// They as they are now, by name. Who does not observe the others listens to them for one round.
+    async fn list(&self) -> Vec<Value> {
+        let (others, stale) = match &self.observer {
+            None => (Vec::new(), false),
+            Some(observer) if self.observes => (observer.others(), observer.is_stale()),
+            Some(observer) => (observer.survey(&self.tasks).await.others, false),
+        };
+        let own = Arc::new(self.describer.describe());
+        let own = (own, Duration::ZERO, false);
+        let others = others.into_iter();
+        let others = others.map(|other| (other.server, other.heard.elapsed(), stale));
+        let mut servers: Vec<_> = others.chain([own]).collect();
+        servers.sort_by(|(one, ..), (other, ..)| one.server_id.cmp(&other.server_id));
+        servers.iter().map(listed).collect()
+    }
+}
+
+/// A server, how long ago it said so, and whether it may be otherwise by now.
+fn listed((server, age, stale): &(Arc<Server>, Duration, bool)) -> Value {
+    let mut shown = json!(server);
+    shown["ageMs"] = json!(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    shown["stale"] = json!(stale);
+    shown
+}
+
 /// Adds `GET /servers`.
 #[must_use]
-pub fn route(admin: Admin, describer: Describer) -> Admin {
+pub fn route(admin: Admin, servers: Servers) -> Admin {
     admin.route(Method::GET, SERVERS, move |_request| {
-        let servers = json!([describer.describe()]);
-        Box::pin(async move { Ok(servers) })
+        let servers = servers.clone();
+        Box::pin(async move { Ok(servers.list().await.into()) })
     })
 }
 
@@ -117,22 +158,27 @@ pub fn text(servers: &Value) -> String {
         "site",
         "version",
     ]);
-    for server in servers.as_array().into_iter().flatten() {
+    for shown in servers.as_array().into_iter().flatten() {
         // what another version says differently is left out, not guessed
-        if let Ok(server) = serde_json::from_value::<Server>(server.clone()) {
-            table.row(row(&server));
+        if let Ok(server) = serde_json::from_value::<Server>(shown.clone()) {
+            table.row(row(&server, shown["stale"] == true));
         }
     }
     table.to_string()
 }
 
-fn row(server: &Server) -> [String; 14] {
+fn row(server: &Server, stale: bool) -> [String; 14] {
     let machine = &server.machine;
     let [load, ..] = machine.loadavg;
     let up = server.gateways.len() - server.links_down().count();
     [
         server.server_id.to_string(),
-        if server.draining { "draining" } else { "up" }.to_owned(),
+        match (stale, server.draining) {
+            (true, _) => "stale",
+            (false, true) => "draining",
+            (false, false) => "up",
+        }
+        .to_owned(),
         switch(server.login_enabled).to_owned(),
         match (server.start_enabled, &server.start_closed) {
             (false, Some(_closed)) => "closed".to_owned(),
@@ -191,6 +237,7 @@ mod tests {
             server(json!({ "gateways": links, "site": "north" })),
             server(json!({ "draining": true, "loginEnabled": false })),
             server(closed),
+            server(json!({ "stale": true, "draining": true })),
             { "serverId": "of a version that we do not know" },
         ]);
 
@@ -205,7 +252,7 @@ mod tests {
                     .collect()
             })
             .collect();
-        assert_eq!(lines.len(), 4, "{text}");
+        assert_eq!(lines.len(), 5, "{text}");
         assert_eq!(lines[1][..4], ["n1", "up", "on", "on"]);
         assert_eq!(
             lines[1][6..],
@@ -222,5 +269,6 @@ mod tests {
         );
         assert_eq!(lines[2][..4], ["n1", "draining", "off", "on"]);
         assert_eq!(lines[3][3], "closed");
+        assert_eq!(lines[4][1], "stale");
     }
 }

@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 
 use crate::config::Access;
 use crate::peers::Peers;
-use crate::servers::{Describer, switch};
+use crate::servers::{Describer, Servers, switch};
 use crate::sessions::Session;
 
 /// What the status is put together from.
 #[derive(Debug)]
 pub struct Sources {
-    /// The node.
-    pub describer: Describer,
+    /// The node, and those that it knows of.
+    pub servers: Servers,
     /// Its tunnels to other nodes.
     pub peers: Arc<Peers>,
     /// Its cluster's store and bus.
@@ -40,7 +40,7 @@ fn show(sources: &Sources) -> Value {
         outfit,
         local,
         groups,
-    } = &sources.describer;
+    } = &sources.servers.describer;
     let settings = local.settings.now();
     let sessions: Vec<_> = outfit
         .streams
@@ -59,6 +59,7 @@ fn show(sources: &Sources) -> Value {
         "settings": *settings,
         "static_data_fault": local.static_data.now().fault,
         "store": show_store(&sources.cluster),
+        "cluster": show_cluster(&sources.servers),
         "peers": sources.peers.show(),
         "sessions": sessions,
         "streams": outfit.streams.ledger().list(),
@@ -82,6 +83,18 @@ fn show_store(cluster: &Cluster) -> Value {
             "cause": failing.cause,
         }),
     }
+}
+
+/// None where no bus joins nodes; a number of nodes only where they are heard all the time.
+fn show_cluster(servers: &Servers) -> Value {
+    let Some(observer) = &servers.observer else {
+        return Value::Null;
+    };
+    if !servers.observes {
+        return json!({ "observes": false });
+    }
+    let nodes = observer.others().len().saturating_add(1);
+    json!({ "observes": true, "nodes": nodes, "stale": observer.is_stale(), "distrusted": observer.distrusted() })
 }
 
 fn show_session(session: &Session) -> Value {
@@ -119,6 +132,7 @@ pub fn text(status: &Value) -> String {
             let _infallible = writeln!(text, "gateway file {}: {fault}", word(file, "path"));
         }
     }
+    text.push_str(&cluster_text(&status["cluster"]));
     if let Some(missing) = store_text(&status["store"]) {
         let _infallible = writeln!(text, "{missing}");
     }
@@ -190,6 +204,24 @@ fn local(status: &Value) -> String {
         switch(settings.start_enabled),
         switch(settings.reservable),
         fault.unwrap_or_default()
+    )
+}
+
+/// How many nodes there are, where they are heard.
+fn cluster_text(cluster: &Value) -> String {
+    let Some(nodes) = cluster["nodes"].as_u64() else {
+        return String::new();
+    };
+    let stale = if cluster["stale"] == true {
+        ", as they were when the bus was there last"
+    } else {
+        ""
+    };
+    let distrusted = cluster["distrusted"].as_str();
+    let distrusted = distrusted.map(|what| format!("{what}\n"));
+    format!(
+        "cluster of {nodes} nodes{stale}\n{}",
+        distrusted.unwrap_or_default()
     )
 }
 

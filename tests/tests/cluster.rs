@@ -153,6 +153,123 @@ fn what_init_writes_makes_a_cluster_as_it_stands() {
     }
 }
 
+/// The nodes that a relay shows, each with whether it is stale.
+fn shown(relay: &Relay) -> Vec<(String, bool)> {
+    let servers = relay.command(&["servers", "--json"]);
+    let servers: Vec<Value> = serde_json::from_slice(&servers.stdout).unwrap_or_default();
+    let row = |server: &Value| {
+        let name = server["serverId"].as_str().unwrap_or_default().to_owned();
+        (name, server["stale"] == true)
+    };
+    servers.iter().map(row).collect()
+}
+
+fn wait_shown(relay: &Relay, nodes: &[&str]) {
+    let wanted: Vec<_> = nodes
+        .iter()
+        .map(|node| ((*node).to_owned(), false))
+        .collect();
+    let what = format!("{} shows {nodes:?}", relay.node());
+    eventually(&what, || shown(relay) == wanted);
+}
+
+/// What a command that must succeed prints.
+fn told(relay: &Relay, args: &[&str]) -> String {
+    let output = relay.command(args);
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn nodes_see_each_other_come_change_and_go() {
+    let site = Site::new();
+    let (cluster, _said) = Cluster::init(&site);
+    let mut server = cluster.serve(NatsVersion::Debian);
+    let unobserving = "[cluster]\nobserve = false\n";
+    let configs = [("n1", ""), ("n2", ""), ("n3", unobserving)];
+    let mut relays = configs.map(|(node, config)| {
+        let relay = site.relay_stopped(node, &[], config);
+        cluster.copy_to(&relay);
+        relay.started()
+    });
+    for relay in &relays {
+        wait_shown(relay, &["n1", "n2", "n3"]);
+    }
+    let [one, two, three] = &mut relays;
+    let status = told(one, &["status"]);
+    assert!(status.contains("cluster of 3 nodes"), "{status}");
+
+    // a change is told, and so is the end of a process, in order or not
+    told(two, &["set", "login-enabled", "off"]);
+    eventually("n1 sees what n2 switched off", || {
+        let said = one.command(&["servers", "--json"]).stdout;
+        let servers: Vec<Value> = serde_json::from_slice(&said).unwrap_or_default();
+        let off = |server: &Value| server["serverId"] == "n2" && server["loginEnabled"] == false;
+        servers.iter().any(off)
+    });
+    two.daemon().terminate();
+    wait_shown(one, &["n1", "n3"]);
+    three.daemon().kill();
+    wait_shown(one, &["n1"]);
+    two.start();
+    three.start();
+    wait_shown(one, &["n1", "n2", "n3"]);
+
+    // without the broker what was known stays, and says that it may be old
+    server.kill();
+    let stale = ["n1", "n2", "n3"].map(|node| (node.to_owned(), node != "n1"));
+    eventually("n1 knows that it may be wrong", || shown(one) == stale);
+    let doctor = one.command(&["doctor", "--json"]);
+    assert!(
+        !findings(&doctor)
+            .iter()
+            .any(|finding| finding["step"] == "peers")
+    );
+    let _server = cluster.serve(NatsVersion::Debian);
+    wait_shown(one, &["n1", "n2", "n3"]);
+    let doctor = one.command(&["doctor", "--json"]);
+    let findings = findings(&doctor);
+    let peers = findings.iter().find(|finding| finding["step"] == "peers");
+    let peers = peers.expect("it is looked who is heard");
+    assert_eq!(
+        (&peers["verdict"], &peers["seen"]),
+        (&"ok".into(), &"2: n2, n3".into())
+    );
+}
+
+#[test]
+fn a_node_with_other_keys_is_none_and_is_named() {
+    let site = Site::new();
+    let (cluster, _said) = Cluster::init(&site);
+    let _server = cluster.serve(NatsVersion::Debian);
+    let relays = ["n1", "n2"].map(|node| {
+        let relay = alone(&site, node);
+        cluster.copy_to(&relay);
+        relay
+    });
+    let [one, two] = relays;
+    fs::remove_file(two.path().join("cluster-keys.json")).expect("it was copied");
+    told(&two, &["cluster-key", "add"]);
+    let (one, two) = (one.started(), two.started());
+
+    for (relay, other) in [(&one, "n2"), (&two, "n1")] {
+        let what = format!("{} does not believe {other}", relay.node());
+        let said = eventually_some(&what, || {
+            let status = relay.status()?;
+            status["cluster"]["distrusted"].as_str().map(str::to_owned)
+        });
+        assert!(
+            said.contains(other) && said.contains("cluster key"),
+            "{said}"
+        );
+        wait_shown(relay, &[relay.node()]);
+    }
+    let doctor = one.command(&["doctor", "--json"]);
+    let findings = findings(&doctor);
+    let peers = findings.iter().find(|finding| finding["step"] == "peers");
+    assert_eq!(peers.expect("looked")["verdict"], "fail");
+}
+
 #[test]
 fn a_broker_that_is_away_is_named_and_nobody_waits_for_it() {
     let site = Site::new();

@@ -89,6 +89,12 @@ impl Cluster {
         }
     }
 
+    /// Whether other relays share it.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.0, Carrier::Nats(_))
+    }
+
     /// What carries it.
     #[must_use]
     pub const fn transporter(&self) -> Transporter {

@@ -32,9 +32,23 @@ pub(super) struct RawConfig {
     pub(super) admin: Option<Spanned<SocketAddr>>,
     pub(super) log: Log,
     pub(super) limits: RawLimits,
+    pub(super) cluster: RawCluster,
     pub(super) direct: RawDirect,
     pub(super) peer: Vec<Spanned<RawPeer>>,
     pub(super) session: Vec<Spanned<RawSession>>,
+}
+
+/// The `[cluster]` table.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawCluster {
+    pub(super) observe: bool,
+}
+
+impl Default for RawCluster {
+    fn default() -> Self {
+        Self { observe: true }
+    }
 }
 
 /// The `[direct]` table.

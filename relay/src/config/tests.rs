@@ -91,7 +91,7 @@ fn an_unknown_key_in_any_table_is_refused_with_its_line() {
         .filter(|(_, line)| line.starts_with('[') && *line != "[static_data]")
         .map(|(place, _)| place)
         .collect();
-    assert_eq!(tables.len(), 6);
+    assert_eq!(tables.len(), 7);
     for place in tables.into_iter().map(|place| place + 1).chain([0]) {
         let mut lines: Vec<&str> = EXAMPLE.lines().collect();
         lines.insert(place, "x_unknown = 1");

@@ -1,17 +1,39 @@
-//! The way to the cluster's broker: the file, then each server in the order in which its steps are gone.
+//! The way to the cluster's broker: the file, then each server in the order in which its steps are gone, then the nodes
+//! that are heard over it.
 
-use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use sallyport_cluster::{Broker, Failing, Limits, Nats, Step, Transporter, broker_beside};
+use futures::StreamExt as _;
+use rustls::ClientConfig;
+use sallyport_cluster::{
+    Broker, Bus, Failing, Limits, Nats, Progress, Step, Transporter, broker_beside,
+};
+use sallyport_link::ClusterKeys;
+use sallyport_ops::Tasks;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::{Finding, Verdict, finding_of};
+use crate::config::Config;
+use crate::membership::{Observer, Survey};
+
+/// How long the way to a broker may take that was gone just now.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Nodes that are named.
+const SHOWN: usize = 5;
+
+const KEYS: &str = "copy cluster-keys.json here from the other nodes; all need one key in common";
+const ALONE: &str =
+    "start relays with this broker.json on other nodes; whoever runs is heard within two seconds";
 
 /// From this version of nats-server on its known holes are closed.
 const GOOD_NATS: (u64, u64) = (2, 12);
 
 /// What is found about the broker that the file beside `config` names; one line if the store is embedded.
-pub(super) async fn examine(config: &Path) -> Vec<Finding> {
-    let broker = match broker_beside(config) {
+pub(super) async fn examine(config: &Config) -> Vec<Finding> {
+    let broker = match broker_beside(&config.path) {
         Ok(Some(broker)) => broker,
         Ok(None) => {
             return vec![store(
@@ -38,11 +60,11 @@ pub(super) async fn examine(config: &Path) -> Vec<Finding> {
                 cure,
             )]
         }
-        Transporter::Nats => nats(&broker).await,
+        Transporter::Nats => nats(&broker, config).await,
     }
 }
 
-async fn nats(broker: &Broker) -> Vec<Finding> {
+async fn nats(broker: &Broker, config: &Config) -> Vec<Finding> {
     let tls = match broker.client_config() {
         Ok(tls) => tls,
         Err(error) => return vec![store(Verdict::Fail, &error, "mend `tls` in broker.json")],
@@ -55,10 +77,65 @@ async fn nats(broker: &Broker) -> Vec<Finding> {
             .map(|warning| store(Verdict::Warn, warning, "see broker.json")),
     );
     let ends = Nats::examine(broker, tls.as_ref(), Limits::default()).await;
+    let lets_in = ends.iter().any(Result::is_ok);
     for (host, end) in broker.hosts.iter().zip(ends) {
         findings.extend(way(&format!("broker {host}"), end));
     }
+    if lets_in {
+        findings.push(peers(broker, tls, config).await);
+    }
     findings
+}
+
+/// Whom this node hears.
+async fn peers(broker: &Broker, tls: Option<ClientConfig>, config: &Config) -> Finding {
+    let said = |verdict, seen: &str, cure| finding_of("", "peers", verdict, (&seen, cure));
+    let keys = match ClusterKeys::load(&config.cluster_keys) {
+        Ok(keys) if !keys.keys.is_empty() => keys,
+        Ok(_none) => return said(Verdict::Fail, "cluster-keys.json holds no key", KEYS),
+        Err(error) => return said(Verdict::Fail, &error.to_string(), KEYS),
+    };
+    let tasks = Tasks::new();
+    let nats = Nats::start(broker.clone(), tls, Limits::default(), &tasks);
+    let mut progress = nats.progress_changes().boxed();
+    let ready = async {
+        while progress
+            .next()
+            .await
+            .is_some_and(|now| now != Progress::Ready)
+        {}
+    };
+    let heard = match timeout(CONNECT_WITHIN, ready).await {
+        Ok(()) => survey(Arc::new(nats), keys, config, &tasks).await,
+        Err(_elapsed) => Survey::default(),
+    };
+    tasks.stop();
+    let names: Vec<_> = heard
+        .others
+        .iter()
+        .map(|other| other.server.server_id.as_str())
+        .collect();
+    match (heard.distrusted, names.len()) {
+        (Some(distrusted), _) => said(Verdict::Fail, &distrusted, KEYS),
+        (None, 0) => said(Verdict::Warn, "no other node is heard", ALONE),
+        (None, count) => said(Verdict::Ok, &format!("{count}: {}", shortened(&names)), ""),
+    }
+}
+
+async fn survey(bus: Arc<dyn Bus>, keys: ClusterKeys, config: &Config, tasks: &Tasks) -> Survey {
+    let keys = watch::Sender::new(Arc::new(keys));
+    // older than any process of this node
+    match Observer::new((config.node.clone(), 0), bus, keys.subscribe()) {
+        Ok(observer) => observer.survey(tasks).await,
+        Err(_no_topic) => Survey::default(),
+    }
+}
+
+/// The first few.
+fn shortened(names: &[&str]) -> String {
+    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>();
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    format!("{}{more}", shown.join(", "))
 }
 
 /// All steps up to the one that fails.

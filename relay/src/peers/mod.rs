@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sallyport_link::proxy::ProxyRules;
-use sallyport_link::{Dialer, Names, Settings, Tunnel};
+use sallyport_link::{ClusterKeys, Dialer, Names, Settings, Tunnel};
 use sallyport_ops::paced::PacedSources;
 use sallyport_ops::{Penalties, Tasks, Watch};
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval};
 use tracing::{info_span, warn};
@@ -124,6 +125,12 @@ impl Peers {
         };
         let tending = tend::tend(tended, Arc::clone(self), self.tasks.child());
         self.tasks.spawn(span, tending);
+    }
+
+    /// The keys of the cluster, and every change of them.
+    #[must_use]
+    pub fn keys(&self) -> watch::Receiver<Arc<ClusterKeys>> {
+        self.credentials().changes()
     }
 
     /// The peer tunnels, for status.

@@ -1,0 +1,50 @@
+//! The nodes of the cluster: each tells over the bus what it is, and those that want to hear what the others are.
+//!
+//! Nothing here decides anything about a stream. What comes over the bus is signed with the cluster's keys, since whoever
+//! runs a broker is no node.
+
+mod observer;
+mod speaker;
+
+use std::time::{Duration, SystemTime};
+
+use sallyport_cluster::{ClusterKey, NotAKey, Prefix};
+use sallyport_link::ClusterKeys;
+use sallyport_node::Server;
+use serde::{Deserialize, Serialize};
+
+pub use observer::{Observer, Survey};
+pub use speaker::{Describe, Speaker};
+
+/// By how much less than [`SPEAK_EVERY`](sallyport_node::members::SPEAK_EVERY) a node waits at most.
+const SPREAD: Duration = Duration::from_millis(200);
+
+/// What a secret of the cluster signs here, so that it is not the one that signs tokens.
+const PURPOSE: &[u8] = b"sallyport signed values 1";
+
+/// What a node says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Said {
+    /// What it is.
+    Here(Box<Server>),
+    /// That its process ends.
+    Gone {
+        /// Which process.
+        generation: u64,
+    },
+}
+
+/// Below it each node has a topic of its name.
+fn nodes() -> Result<Prefix, NotAKey> {
+    "nodes".parse()
+}
+
+/// The keys to sign and check with: each made of a cluster key for this purpose alone.
+fn signing(keys: &ClusterKeys) -> Vec<ClusterKey> {
+    let made = keys.keys.iter().filter_map(|key| {
+        let secret = key.sign(PURPOSE)?;
+        ClusterKey::new(&key.kid, &secret, key.expires.map(SystemTime::from)).ok()
+    });
+    made.collect()
+}
