@@ -175,7 +175,8 @@ fn details_of_streams_are_logged_while_they_are_asked_for() {
         (&opened["level"], &opened["session"], &opened["client"]),
         (&json!("DEBUG"), &json!("web"), &json!("127.0.0.1"))
     );
-    assert!(relay.log().contains(OPENED), "it is in the other log, too");
+    // it is in the other log, too
+    drop(relay.wait_for_line(&["DEBUG", OPENED]));
 
     let text = shown(&relay, &["debug", "off", "all"]);
     assert!(!text.contains(" on "), "{text}");
