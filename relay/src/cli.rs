@@ -27,6 +27,7 @@ use crate::cluster_key::{self, AddArgs, KeyCommand};
 use crate::config::{CLUSTER_KEYS, Config, LoadError};
 use crate::doctor::{self, Verdict};
 use crate::gateways::Files;
+use crate::metrics;
 use crate::run;
 use crate::servers;
 use crate::status;
@@ -66,6 +67,11 @@ enum Command {
     Peers(PeersArgs),
     /// List the servers that this relay knows of, as they are now.
     Servers(Listing),
+    /// List what the administrators' functions and programs make of this node, with their errors.
+    ///
+    /// They lie in the folder `metrics` beside relay.toml: NAME.js is a function, any other file that may be run a program
+    /// that writes JSON. Their values are in the list of servers, for load-balancing scripts.
+    Metrics(Listing),
     /// Show or edit what the site says about this node, for load-balancing scripts.
     ///
     /// It begins as the table static_data of relay.toml. What is edited is kept in the state directory and used at once.
@@ -173,6 +179,11 @@ impl Cli {
                 &listing,
                 servers::text,
             ),
+            Command::Metrics(listing) => shown(
+                asked(&listing, "GET", metrics::METRICS, None),
+                &listing,
+                metrics::text,
+            ),
             Command::StaticData(args) => local::static_data(&args),
             Command::Set(args) => local::set(&args),
             Command::Drain(args) => local::drain(&args),
@@ -253,6 +264,7 @@ fn execute_check(file: &Path) -> Exit {
     let gateways = files.read().len();
     let mut faults: Vec<String> = files.faults().map(str::to_owned).collect();
     let (node, sessions) = (config.node.clone(), config.sessions.len());
+    let metrics = config.metrics.clone();
     faults.extend(
         run::proxies(&config)
             .err()
@@ -280,6 +292,9 @@ fn execute_check(file: &Path) -> Exit {
     }
     for gap in files.gaps() {
         complain(&format!("warning: {gap}"), Exit::Ok);
+    }
+    for (name, fault) in metrics::look_at_folder(&metrics).faults {
+        complain(&format!("warning: metric {name}: {fault}"), Exit::Ok);
     }
     say(&format!(
         "{}: ok: node {node}, {}, {}\n",

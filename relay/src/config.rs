@@ -3,6 +3,7 @@
 
 mod faults;
 mod limits;
+mod metrics;
 mod peer;
 mod raw;
 mod session;
@@ -22,6 +23,7 @@ use sallyport_wire::NodeName;
 
 pub use faults::{Fault, FaultList};
 pub use limits::Limits;
+pub use metrics::MetricsConfig;
 pub use peer::{MAX_PEERS, PeerConfig};
 pub use session::{Access, HealthCheck, ProxyVersion, SessionConfig, TlsFiles};
 pub use target::{Host, Target};
@@ -71,6 +73,8 @@ pub struct Config {
     pub log: Log,
     /// Every bound.
     pub limits: Limits,
+    /// The metrics of the node.
+    pub metrics: MetricsConfig,
     /// Address of the port for other nodes; none keeps it shut.
     pub direct: Option<SocketAddr>,
     /// Whether it hears all the time what the other nodes say over the cluster's bus.
@@ -137,6 +141,7 @@ impl Config {
             .static_data
             .map(|table| static_data::check(table, faults));
         let limits = raw.limits.check(faults);
+        let metrics = raw.metrics.check(faults);
         let peers = peer::check(raw.peer, node.as_ref(), faults);
         let sessions = sessions(raw.session, faults);
         Some(Self {
@@ -159,6 +164,7 @@ impl Config {
             log: raw.log,
             limits,
             observe: raw.cluster.observe,
+            metrics,
             direct: raw.direct.listen,
             peers,
             sessions,

@@ -15,6 +15,7 @@ pub mod status;
 pub mod servers;
 pub mod membership;
 pub mod local;
+pub mod metrics;
 pub mod debug;
 pub mod peers;
 pub mod gateways;

@@ -33,6 +33,7 @@ use crate::health;
 use crate::join::{self, Joined, STORE};
 use crate::local::{self, Local};
 use crate::membership::Speaker;
+use crate::metrics::{self, Gauges};
 use crate::outfit::{Outfit, Person};
 use crate::peers::{self, Peers, Trust};
 use crate::servers::{self, Describer, Servers};
@@ -202,7 +203,12 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
         outfit: Arc::clone(&outfit),
         local,
         groups: config.groups.clone(),
+        gauges: Gauges::default(),
     };
+    let node = describer.clone();
+    let input = move || node.describe().for_scripts();
+    let gauges = &describer.gauges;
+    gauges.follow(&config.metrics, input, &owners.background);
     let peers = peers(config, &outfit, &state, owners)?;
     let joined = join::join(&describer, &cluster, &peers.keys(), &owners.speaking)?;
     let sources = Sources {
@@ -363,6 +369,7 @@ fn serve_admin(
 ) -> Result<(), StartError> {
     let describer = &sources.servers.describer;
     let admin = local::routes(admin, &describer.outfit, &describer.local);
+    let admin = metrics::route(admin, describer.gauges.clone());
     let admin = servers::route(admin, sources.servers.clone());
     let admin = peers::routes(admin, &sources.peers);
     let admin = Arc::new(status::route(admin, sources));

@@ -1,6 +1,5 @@
 //! Server objects: what this node says about itself, and how a person reads them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use time::OffsetDateTime;
 
 use crate::local::Local;
 use crate::membership::Observer;
+use crate::metrics::Gauges;
 use crate::outfit::Outfit;
 
 /// `GET`: every server that this relay knows of.
@@ -29,6 +29,8 @@ pub struct Describer {
     pub local: Arc<Local>,
     /// Groups of the node.
     pub groups: Vec<String>,
+    /// Its metrics.
+    pub gauges: Gauges,
 }
 
 impl Describer {
@@ -52,7 +54,7 @@ impl Describer {
                 ..Usage::default()
             },
             static_data: self.local.static_data.now().data.as_ref().clone(),
-            metrics: BTreeMap::new(),
+            metrics: self.gauges.values().collect(),
             login_enabled: settings.login_enabled,
             start_enabled: settings.start_enabled && closed.is_none(),
             start_closed: closed.filter(|_| settings.start_enabled),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::Method;
 use sallyport_cluster::{Cluster, Progress};
 use sallyport_node::Settings;
+use sallyport_ops::escape::{Escaped, FIELD};
 use sallyport_ops::{Admin, Table};
 use serde_json::{Value, json};
 
@@ -40,6 +41,7 @@ fn show(sources: &Sources) -> Value {
         outfit,
         local,
         groups,
+        gauges,
     } = &sources.servers.describer;
     let settings = local.settings.now();
     let sessions: Vec<_> = outfit
@@ -58,6 +60,7 @@ fn show(sources: &Sources) -> Value {
         "draining": outfit.leaving.is_cancelled() || settings.drain.is_some(),
         "settings": *settings,
         "static_data_fault": local.static_data.now().fault,
+        "failing_metrics": gauges.failing(),
         "store": show_store(&sources.cluster),
         "cluster": show_cluster(&sources.servers),
         "peers": sources.peers.show(),
@@ -198,8 +201,17 @@ fn local(status: &Value) -> String {
     let settings: Settings = serde_json::from_value(status["settings"].clone()).unwrap_or_default();
     let fault = status["static_data_fault"].as_str();
     let fault = fault.map(|fault| format!("static data: {fault}\n"));
+    let metrics: Vec<_> = list(status, "failing_metrics")
+        .filter_map(Value::as_str)
+        .collect();
+    let metrics = if metrics.is_empty() {
+        String::new()
+    } else {
+        let names = Escaped::new(&metrics.join(", "), FIELD).to_string();
+        format!("metrics that fail: {names}; `sallyport-relay metrics` says why\n")
+    };
     format!(
-        "logins {}, starts {}, reservable {}\n{}",
+        "logins {}, starts {}, reservable {}\n{}{metrics}",
         switch(settings.login_enabled),
         switch(settings.start_enabled),
         switch(settings.reservable),

@@ -1,22 +1,29 @@
 //! Named values of a node that administrators compute: functions and executables, evaluated on each update.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 use sallyport_ops::{Guard, Programs, Tasks};
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info_span};
 
 use crate::executable::Executable;
 use crate::host::Host;
-use crate::script::{Moment, Script, ScriptError};
+use crate::script::{Fault, Moment, Script, ScriptError};
 use crate::scripts::Scripts;
+use crate::settings::Settings;
 
 /// Most metrics of a node.
 pub const MOST_METRICS: usize = 64;
+
+/// Most bytes of a value as JSON.
+pub const MOST_VALUE: usize = 4 << 10;
+
+/// Most bytes of all values as JSON, which go with every server object.
+pub const MOST_VALUES: usize = 64 << 10;
 
 /// An update waits so long for the metrics that are quick.
 pub const GRACE: Duration = Duration::from_millis(300);
@@ -39,6 +46,15 @@ impl Metric {
             Self::Executable(executable) => &executable.name,
         }
     }
+
+    /// What it is, in a word.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Function(_) => "function",
+            Self::Executable(_) => "executable",
+        }
+    }
 }
 
 /// What is known of a metric.
@@ -46,10 +62,14 @@ impl Metric {
 pub struct Reading {
     /// Its name.
     pub name: String,
+    /// What it is, in a word.
+    pub kind: &'static str,
     /// The last value that was computed, and when. `None` until there is one.
     pub value: Option<(Value, SystemTime)>,
     /// The value is older than the last update: the metric fails, or has not ended yet.
     pub stale: bool,
+    /// How long it took last, whether it failed or not.
+    pub took: Option<Duration>,
     /// What it fails with, and since when, if it does.
     pub failing: Option<(ScriptError, SystemTime)>,
 }
@@ -71,11 +91,19 @@ pub enum MetricsError {
 /// error is shown. One that has not ended is not started again.
 #[derive(Debug)]
 pub struct Metrics {
-    scripts: Scripts,
-    host: Arc<Host>,
+    functions: Arc<Functions>,
     guard: Guard,
     tasks: Tasks,
-    gauges: Mutex<Vec<Arc<Gauge>>>,
+    gauges: Arc<Mutex<Vec<Arc<Gauge>>>>,
+}
+
+/// Evaluates the functions. A node without any has no workers for them.
+#[derive(Debug)]
+struct Functions {
+    settings: Settings,
+    host: Arc<Host>,
+    tasks: Tasks,
+    workers: OnceLock<Scripts>,
 }
 
 #[derive(Debug)]
@@ -91,20 +119,29 @@ struct State {
     runs: bool,
     fresh: bool,
     value: Option<(Value, SystemTime)>,
+    /// Bytes of the value as JSON.
+    size: usize,
+    took: Option<Duration>,
     failing: Option<(ScriptError, SystemTime)>,
 }
 
 impl Metrics {
-    /// No metrics yet. `scripts` should serve nothing else, because functions that wait for programs hold a worker.
-    /// Executables run behind `guard`.
+    /// No metrics yet. Functions get workers of their own as `settings` say, because those that wait for programs hold
+    /// one, and what they return is held to [`MOST_VALUE`]. Executables run behind `guard`.
     #[must_use]
-    pub fn new(scripts: Scripts, host: Arc<Host>, guard: Guard, tasks: Tasks) -> Self {
-        Self {
-            scripts,
+    pub fn new(mut settings: Settings, host: Arc<Host>, guard: Guard, tasks: Tasks) -> Self {
+        settings.limits.output = MOST_VALUE as u64;
+        let functions = Functions {
+            settings,
             host,
+            tasks: tasks.clone(),
+            workers: OnceLock::new(),
+        };
+        Self {
+            functions: Arc::new(functions),
             guard,
             tasks,
-            gauges: Mutex::default(),
+            gauges: Arc::default(),
         }
     }
 
@@ -152,23 +189,31 @@ impl Metrics {
     fn start(&self, gauge: &Arc<Gauge>, input: &Arc<Value>) -> Option<oneshot::Receiver<()>> {
         let running = Running::begin(gauge)?;
         let (end, ended) = oneshot::channel();
-        let (scripts, host, input) = (self.scripts.clone(), self.host.clone(), input.clone());
+        let (functions, gauges) = (Arc::clone(&self.functions), Arc::clone(&self.gauges));
+        let input = Arc::clone(input);
         let span = info_span!("metric", name = running.0.metric.name());
         self.tasks.spawn(span, async move {
+            let begun = Instant::now();
             let computed = match &running.0.metric {
-                Metric::Function(script) => scripts
-                    .call(script, &input, Moment::now(), Some(&host))
-                    .await
-                    .map(|called| called.value),
+                Metric::Function(script) => functions.call(script, &input).await,
                 Metric::Executable(executable) => {
                     executable.call(&input, &running.0.programs).await
                 }
             };
-            running.0.note(computed);
+            running.0.note(computed, begun.elapsed(), &lock(&gauges));
             drop(running);
             drop(end);
         });
         Some(ended)
+    }
+}
+
+impl Functions {
+    async fn call(&self, script: &Script, input: &Value) -> Result<Value, ScriptError> {
+        let start = || Scripts::start(self.settings.clone(), &self.tasks);
+        let workers = self.workers.get_or_init(start);
+        let called = workers.call(script, input, Moment::now(), Some(&self.host));
+        called.await.map(|called| called.value)
     }
 }
 
@@ -213,12 +258,20 @@ impl Gauge {
         }
     }
 
-    fn note(&self, computed: Result<Value, ScriptError>) {
+    /// Keeps what came of an evaluation; `all` are the metrics that share the room for values.
+    fn note(&self, computed: Result<Value, ScriptError>, took: Duration, all: &[Arc<Self>]) {
         let now = SystemTime::now();
+        let fitting = computed.and_then(|value| {
+            let size = self.fits(&value, all);
+            let size = size.map_err(|fault| fault.of(self.metric.name()))?;
+            Ok((value, size))
+        });
         let mut state = lock(&self.state);
-        match computed {
-            Ok(value) => {
+        state.took = Some(took);
+        match fitting {
+            Ok((value, size)) => {
                 state.value = Some((value, now));
+                state.size = size;
                 state.fresh = true;
                 state.failing = None;
             }
@@ -230,10 +283,30 @@ impl Gauge {
         }
     }
 
+    /// The bytes of a value that fits beside those of the others.
+    fn fits(&self, value: &Value, all: &[Arc<Self>]) -> Result<usize, Fault> {
+        let size = value.to_string().len();
+        let others = all
+            .iter()
+            .filter(|other| !std::ptr::eq(other.as_ref(), self));
+        let taken: usize = others.map(|other| lock(&other.state).size).sum();
+        let (what, limit) = if size > MOST_VALUE {
+            ("the value of a metric", MOST_VALUE)
+        } else if taken.saturating_add(size) > MOST_VALUES {
+            ("the values of all metrics together", MOST_VALUES)
+        } else {
+            return Ok(size);
+        };
+        let limit = limit as u64;
+        Err(Fault::TooLarge { what, limit })
+    }
+
     fn reading(&self) -> Reading {
         let state = lock(&self.state);
         Reading {
             name: self.metric.name().to_owned(),
+            kind: self.metric.kind(),
+            took: state.took,
             value: state.value.clone(),
             stale: !state.fresh,
             failing: state.failing.clone(),

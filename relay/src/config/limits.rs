@@ -10,7 +10,9 @@ use super::Faults;
 /// A time, written as `"10s"`, `"500ms"`, `"5m"`, `"1h"` or as whole seconds.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(transparent)]
-struct Time(#[serde(deserialize_with = "sallyport_ops::duration::duration")] Duration);
+pub(super) struct Time(
+    #[serde(deserialize_with = "sallyport_ops::duration::duration")] pub(super) Duration,
+);
 
 macro_rules! limits {
     (

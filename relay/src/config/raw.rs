@@ -13,6 +13,7 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use toml::Spanned;
 
 use super::limits::RawLimits;
+use super::metrics::RawMetrics;
 
 /// The whole file. Every key has a default, so that the smallest file is one session.
 #[derive(Debug, Default, Deserialize)]
@@ -33,6 +34,7 @@ pub(super) struct RawConfig {
     pub(super) log: Log,
     pub(super) limits: RawLimits,
     pub(super) cluster: RawCluster,
+    pub(super) metrics: RawMetrics,
     pub(super) direct: RawDirect,
     pub(super) peer: Vec<Spanned<RawPeer>>,
     pub(super) session: Vec<Spanned<RawSession>>,

@@ -56,6 +56,11 @@ fn the_example_loads_and_shows_the_real_defaults() {
         ..config.log
     };
     assert_eq!(shown, Log::default());
+    let metrics = MetricsConfig {
+        folder: PathBuf::from("/etc/sallyport/metrics"),
+        ..MetricsConfig::default()
+    };
+    assert_eq!(config.metrics, metrics);
     assert_eq!(config.sessions.len(), 3);
     assert_eq!(config.static_data["group"], "render");
     for line in Limits::LINES {
@@ -91,7 +96,7 @@ fn an_unknown_key_in_any_table_is_refused_with_its_line() {
         .filter(|(_, line)| line.starts_with('[') && *line != "[static_data]")
         .map(|(place, _)| place)
         .collect();
-    assert_eq!(tables.len(), 7);
+    assert_eq!(tables.len(), 8);
     for place in tables.into_iter().map(|place| place + 1).chain([0]) {
         let mut lines: Vec<&str> = EXAMPLE.lines().collect();
         lines.insert(place, "x_unknown = 1");
@@ -174,6 +179,23 @@ fn keys_that_do_not_fit_together_are_refused() {
     }
     let vnc = with("health = \"/x\"").replace("\"http\"", "\"vnc\"");
     assert!(fault(&vnc).contains("health = \"tcp\""));
+}
+
+#[test]
+fn commands_of_metrics_are_whole_or_open_at_the_end() {
+    let metrics = |run: &str| parse(&format!("node = \"n1\"\n[metrics]\nrun = {run}"));
+    let config = metrics("[\"/usr/bin/lmstat\", [\"/bin/df\", \"-P\"]]").expect("loads");
+    let expected = [["/usr/bin/lmstat", "*"], ["/bin/df", "-P"]];
+    assert_eq!(config.metrics.run, expected);
+    for (run, word) in [
+        ("[\"lmstat\"]", "absolute"),
+        ("[[]]", "absolute"),
+        ("[7]", "expected a program"),
+    ] {
+        let fault = metrics(run).expect_err("refused");
+        assert!(fault.contains(word) && fault.contains('3'), "{fault}");
+    }
+    assert!(fault("node = \"n1\"\n[metrics]\nevery = \"100ms\"").contains("every"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use sallyport_ops::{Bounds, Guard, Programs, Tasks};
 use sallyport_scripts::{
-    Commands, Executable, Host, Metric, Metrics, Reading, Script, Scripts, metrics,
+    Commands, Executable, Fault, Host, Metric, Metrics, Reading, Script, metrics,
 };
 use serde_json::{Value, json};
 
@@ -22,9 +22,8 @@ fn metrics_allowing(allowed: &[&[&str]]) -> Metrics {
     };
     let programs = Programs::guarded(8, guard.clone());
     let commands = Commands::new(allowed, programs, Bounds::default()).expect("allowable");
-    let tasks = Tasks::new();
-    let scripts = Scripts::start(settings(), &tasks);
-    Metrics::new(scripts, Arc::new(Host::new(commands)), guard, tasks)
+    let host = Arc::new(Host::new(commands));
+    Metrics::new(settings(), host, guard, Tasks::new())
 }
 
 fn function(name: &str, source: &str) -> Metric {
@@ -205,6 +204,58 @@ async fn a_list_is_taken_whole_and_known_values_stay() {
     let readings = metrics.readings();
     assert_eq!(value(reading(&readings, "a")), Some(&json!(1)));
     assert_eq!(reading(&readings, "b").value, None);
+}
+
+#[tokio::test]
+async fn values_are_bounded_each_and_together() {
+    let metrics = metrics_allowing(&[]);
+    // a text of so many bytes, quotes included
+    let text = |bytes: usize| format!("printf '\"%0{}d\"' 0", bytes - 2);
+    let most = metrics::MOST_VALUE;
+    let fits = metrics::MOST_VALUES / most;
+    let full: Vec<_> = (0..fits)
+        .map(|n| shell(&format!("full{n}"), &text(most)))
+        .collect();
+    let too_long = [
+        shell("long", &text(most + 1)),
+        function("wide", "() => 'x'.repeat(4095)"),
+    ];
+    metrics
+        .set([full.clone(), too_long.to_vec()].concat())
+        .expect("a list");
+    for name in ["long", "wide"] {
+        let readings = until(&metrics, name, |reading| reading.failing.is_some()).await;
+        let (error, _since) = reading(&readings, name).failing.clone().expect("failing");
+        assert!(
+            matches!(error.fault, Fault::TooLarge { limit: 4096, .. }),
+            "{error}"
+        );
+    }
+    for n in 0..fits {
+        let name = format!("full{n}");
+        until(&metrics, &name, |reading| reading.value.is_some()).await;
+    }
+
+    metrics
+        .set([full, vec![function("more", "() => 1")]].concat())
+        .expect("a list");
+    let readings = until(&metrics, "more", |reading| reading.failing.is_some()).await;
+    let (error, _since) = reading(&readings, "more").failing.clone().expect("failing");
+    assert_eq!(
+        error.to_string(),
+        "`more` exceeds a limit: the values of all metrics together may have 65536 bytes"
+    );
+    assert_eq!(metrics::values(&readings).len(), fits);
+}
+
+#[tokio::test]
+async fn a_command_that_is_too_long_is_called_so() {
+    let metrics = metrics_allowing(&[&["/bin/echo", "*"]]);
+    let long = "() => run(['/bin/echo', 'x'.repeat(1e6)])";
+    metrics.set(vec![function("long", long)]).expect("a list");
+    let readings = until(&metrics, "long", |reading| reading.failing.is_some()).await;
+    let (error, _since) = reading(&readings, "long").failing.clone().expect("failing");
+    assert!(error.to_string().contains("a command may have"), "{error}");
 }
 
 fn mkfifo(path: &Path) {

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 /// A secret file larger than this is a mistake.
 const MOST_BYTES: usize = 1 << 20;
 const OTHERS: u32 = 0o077;
+const CHANGED_BY_OTHERS: u32 = 0o022;
 const ROOT: u32 = 0;
 
 /// Why a secret file is not used. Its text says what to do.
@@ -45,6 +46,24 @@ pub enum FileError {
     #[error("{path} holds a secret and belongs to uid {owner}: run `chown {wanted} {path}`", path = path.display())]
     Owner {
         /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Whose it may be (besides root's).
+        wanted: u32,
+    },
+    /// Others could change what is run as this user.
+    #[error("{path} can be changed by others (mode {mode:04o}): run `chmod go-w {path}`", path = path.display())]
+    Writable {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// It belongs to another user, who can change what is run as this one.
+    #[error("{path} belongs to uid {owner}: run `chown {wanted} {path}`", path = path.display())]
+    Foreign {
+        /// The file or directory.
         path: PathBuf,
         /// Whose it is.
         owner: u32,
@@ -106,6 +125,32 @@ pub fn read_secret_of(path: &Path, uid: u32) -> Result<Zeroizing<String>, FileEr
 /// When it is not a regular file, cannot be opened, or is open to others.
 pub fn check_secret(path: &Path) -> Result<(), FileError> {
     open_secret(path, rustix::process::geteuid().as_raw()).map(drop)
+}
+
+/// Checks that nobody but the running user and root can change `path`, a file or a directory whose content is run or
+/// believed, and says what it is. Symbolic links are followed.
+///
+/// # Errors
+/// [`FileError::Io`], [`FileError::Foreign`] and [`FileError::Writable`].
+pub fn check_unchangeable(path: &Path) -> Result<Metadata, FileError> {
+    let found = fs::metadata(path).map_err(|cause| FileError::Io {
+        path: path.to_owned(),
+        cause,
+    })?;
+    let (path, wanted) = (path.to_owned(), rustix::process::geteuid().as_raw());
+    let owner = found.uid();
+    if owner != wanted && owner != ROOT {
+        return Err(FileError::Foreign {
+            path,
+            owner,
+            wanted,
+        });
+    }
+    let mode = found.permissions().mode() & 0o7777;
+    if mode & CHANGED_BY_OTHERS != 0 {
+        return Err(FileError::Writable { path, mode });
+    }
+    Ok(found)
 }
 
 /// Opens first and looks afterwards, so that what was looked at is what is read.
@@ -284,6 +329,28 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn what_others_can_change_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("code.js");
+        fs::write(&path, "1").unwrap();
+        let mode = |mode: u32| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            check_unchangeable(&path).map(drop)
+        };
+        assert!(mode(0o755).is_ok() && mode(0o400).is_ok());
+        for open in [0o664, 0o602, 0o777] {
+            let refused = mode(open).unwrap_err();
+            assert!(
+                matches!(refused, FileError::Writable { mode, .. } if mode == open),
+                "{refused}"
+            );
+            assert!(refused.to_string().contains("chmod go-w"), "{refused}");
+        }
+        let absent = check_unchangeable(&dir.path().join("absent")).unwrap_err();
+        assert!(matches!(absent, FileError::Io { .. }), "{absent}");
     }
 
     #[test]
