@@ -79,7 +79,7 @@ pub struct Config {
     pub direct: Option<SocketAddr>,
     /// Whether it hears all the time what the other nodes say over the cluster's bus.
     pub observe: bool,
-    /// Other nodes to keep a tunnel to, in the order of the file.
+    /// Other nodes to dial, in the order of the file.
     pub peers: Vec<PeerConfig>,
     /// The sessions, in the order of the file.
     pub sessions: Vec<SessionConfig>,

@@ -92,6 +92,12 @@ impl Directory {
         self.tell(news);
     }
 
+    /// Whether anything is known of a node.
+    #[must_use]
+    pub fn knows(&self, node: &NodeName) -> bool {
+        self.lock().contains_key(node)
+    }
+
     /// The node that has a session, if it can be reached or may soon.
     #[must_use]
     pub fn locate(&self, session: &SessionId, now: Instant) -> Option<NodeName> {

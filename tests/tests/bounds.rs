@@ -359,7 +359,10 @@ const RELAY_LIMITS: &[(&str, Test)] = &[
     ),
     (
         "limits.gpu_query",
-        (GPUS, "one_that_hangs_is_killed_with_its_children"),
+        (
+            GPUS,
+            "one_that_hangs_is_killed_and_the_driver_asked_again_when_it_is_gone",
+        ),
     ),
     (
         "limits.drain",
@@ -381,6 +384,13 @@ const RELAY_LIMITS: &[(&str, Test)] = &[
     ("limits.handshakes", PORT),
     ("limits.handshakes_per_source", PORT),
     ("limits.idle", (LIMITS, "a_silent_stream_ends_as_idle")),
+    (
+        "limits.peer_idle",
+        (
+            HOP,
+            "a_node_that_is_not_kept_is_dialled_when_a_stream_wants_it",
+        ),
+    ),
     (
         "limits.peer_names",
         (HOP, "a_name_belongs_to_the_node_key_that_came_first"),

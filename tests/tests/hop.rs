@@ -64,6 +64,11 @@ struct Lan {
 }
 
 fn lan() -> Lan {
+    lan_with("")
+}
+
+/// With more about the node that is not reached by a gateway.
+fn lan_with(of_peer: &str) -> Lan {
     let site = Site::new();
     let nginx = Nginx::start(site.path(), "");
     let gateway = site.gateway("gw");
@@ -71,7 +76,7 @@ fn lan() -> Lan {
     assert!(added.status.success(), "{added:?}");
     let port = Port::reserve();
     let web = nginx.port.number();
-    let near = peer("far", &port) + &session("near", web);
+    let near = peer("far", &port) + of_peer + &session("near", web);
     let near = site.relay_stopped("near", &[&gateway], &near);
     let far = site.relay_stopped("far", &[], &(listen(&port) + &session("desk", web)));
     one_cluster(&[&near, &far]);
@@ -278,6 +283,37 @@ fn another_node_key_than_the_configured_one_is_not_believed() {
 
     drop(near.wait_for_line(&["did not prove to be node far", id]));
     assert!(peers(&near).iter().all(|row| row["direction"] != "to"));
+}
+
+#[test]
+fn a_node_that_is_not_kept_is_dialled_when_a_stream_wants_it() {
+    let mut lan = lan_with("keep = false\n[limits]\npeer_idle = \"1s\"\n");
+    let rests = |lan: &Lan| peers(&lan.near).is_empty() && peers(&lan.far).is_empty();
+    eventually("nobody needs the tunnel", || rests(&lan));
+    assert!(lan.gateway.has_session("desk"), "it is known still");
+
+    drop(ask(&lan.gateway, "desk").expect(200));
+    let up = peers(&lan.near);
+    assert_eq!(up[0]["direction"], "to", "{up:?}");
+
+    // What moves bytes is needed, however long it takes.
+    let whole = vec![b'x'; 6 << 20];
+    fs::write(lan.nginx.root.join("slow"), &whole).expect("writable");
+    let url = lan.gateway.session_url("desk", "/slow");
+    let slow = lan.gateway.curl().args(&["--limit-rate", "1M"]).arg(url);
+    assert_eq!(slow.go().expect(200).body.len(), whole.len());
+    let ended = |lan: &Lan| lan.near.log().matches("peer tunnel ended").count();
+    assert_eq!(ended(&lan), 1, "the tunnel before alone");
+    eventually("nobody needs it any more", || rests(&lan));
+
+    // A node that died while it was not needed is missed by who wants it.
+    lan.far.daemon().kill();
+    let missed = ask(&lan.gateway, "desk");
+    assert_eq!(missed.status(), 503, "{missed:?}");
+    lan.far.start();
+    eventually("it is reached again", || {
+        ask(&lan.gateway, "desk").status() == 200
+    });
 }
 
 #[test]

@@ -99,6 +99,8 @@ limits! {
         idle = 3600 s in 1..=604_800;
         /// Without a byte either way on a stream that a data connection carries, until it returns to its tunnel.
         data_idle = 1 s in 1..=3600;
+        /// A tunnel to another node that is not kept is let go after so long without a stream.
+        peer_idle = 60 s in 1..=86_400;
         /// For the rest of a stream to be delivered once neither side has more to send.
         closing = 30 s in 1..=3600;
         /// Without a byte taken by a receiver that has bytes to read.

@@ -1,4 +1,4 @@
-//! `[[peer]]` tables: other nodes of the cluster that this one keeps a tunnel to.
+//! `[[peer]]` tables: other nodes of the cluster that this one dials.
 
 use std::collections::HashMap;
 
@@ -22,8 +22,12 @@ pub struct PeerConfig {
     pub node: NodeName,
     /// Its port for other nodes.
     pub address: PeerAddress,
+    /// Where else that port may be found, in the order in which it is tried.
+    pub others: Vec<PeerAddress>,
     /// The id of its node key, as its `status --json` shows it; none lets any key of a node of that name do.
     pub id: Option<String>,
+    /// Whether a tunnel is held for ever, instead of while streams need it.
+    pub keep: bool,
 }
 
 /// Checks all tables of a file of the node `own`.
@@ -57,7 +61,13 @@ pub(super) fn check(
         if let Some(line) = seen.insert(node.clone(), faults.line(span.start)) {
             faults.at(&span, format!("peer `{node}` is also in line {line}"));
         }
-        peers.push(PeerConfig { node, address, id });
+        peers.push(PeerConfig {
+            node,
+            address,
+            others: Vec::new(),
+            id,
+            keep: raw.keep.unwrap_or(true),
+        });
     }
     peers
 }

@@ -67,6 +67,7 @@ pub(super) struct RawPeer {
     pub(super) node: Spanned<String>,
     pub(super) address: Spanned<String>,
     pub(super) id: Option<Spanned<String>>,
+    pub(super) keep: Option<bool>,
 }
 
 /// One path or several.

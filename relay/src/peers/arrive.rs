@@ -9,6 +9,7 @@ use sallyport_link::{Gatekeeper, Transport, Tunnel, peer};
 use sallyport_wire::message::{Hello, Refused, Welcome};
 use sallyport_wire::{BINDING_LEN, Blame, Code};
 use time::OffsetDateTime;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{info, warn};
 
 use super::Peers;
@@ -34,6 +35,8 @@ pub(super) struct Came {
     pub(super) admitted: Admitted,
     /// The key by which this node proved itself.
     pub(super) kid: String,
+    /// Its place among the peer tunnels; none if it takes that of an older process of its node.
+    pub(super) place: Place,
 }
 
 /// Why a node is refused: what it hears, and what the log says.
@@ -42,6 +45,9 @@ struct Refusal {
     cause: String,
     retry_after: Duration,
 }
+
+/// See [`Came::place`].
+type Place = Option<OwnedSemaphorePermit>;
 
 impl Visitor {
     /// Somebody whose hello has not been read yet.
@@ -108,7 +114,7 @@ impl Peers {
             .admission()
             .check(hello, binding, SystemTime::now());
         let admitted = admitted.map_err(|error| self.not_admitted(&error, from))?;
-        self.let_in(&admitted, hello.dry_run).await?;
+        let place = self.let_in(&admitted, hello.dry_run).await?;
         // The key that both sides have: a newer one may not have been copied there yet.
         let key = self
             .credentials()
@@ -131,7 +137,12 @@ impl Peers {
             ..Welcome::default()
         };
         let kid = key.kid.clone();
-        Ok((Came { admitted, kid }, welcome))
+        let came = Came {
+            admitted,
+            kid,
+            place,
+        };
+        Ok((came, welcome))
     }
 
     /// A source that failed often waits, unless nodes live there.
@@ -158,22 +169,23 @@ impl Peers {
     }
 
     /// Gives it its name, if there is room. A newer process of a node puts the older one's tunnels out.
-    async fn let_in(&self, new: &Admitted, dry_run: bool) -> Result<(), Refusal> {
+    async fn let_in(&self, new: &Admitted, dry_run: bool) -> Result<Place, Refusal> {
         let refused = |(code, cause): NotOwn| Refusal::new(code, &cause, Duration::ZERO);
-        let older = self.may_come(new)?;
+        let (older, place) = self.may_come(new)?;
         if dry_run {
-            return self.would_claim(new).map_err(refused);
+            self.would_claim(new).map_err(refused)?;
+            return Ok(None);
         }
         self.claim(new).map_err(refused)?;
         self.save_name(&new.node).await.map_err(refused)?;
         for tunnel in older {
             tunnel.close(Code::Superseded);
         }
-        Ok(())
+        Ok(place)
     }
 
-    /// Whether there is room for it, and the tunnels of an older process of the node, which make some.
-    fn may_come(&self, new: &Admitted) -> Result<Vec<Tunnel>, Refusal> {
+    /// Its place, if there is one, and the tunnels of an older process of the node, which it may have those of.
+    fn may_come(&self, new: &Admitted) -> Result<(Vec<Tunnel>, Place), Refusal> {
         if new.node == self.outfit.person.node {
             let cause = "that is the name of this node";
             return Err(Refusal::new(Code::NameTaken, cause, Duration::ZERO));
@@ -190,16 +202,14 @@ impl Peers {
         let (same, older): (Vec<_>, Vec<_>) = own
             .into_iter()
             .partition(|(who, _)| who.generation == new.generation);
-        let most = usize::try_from(self.outfit.limits.peer_tunnels).unwrap_or(usize::MAX);
-        let others = answered.len().saturating_sub(older.len());
-        if same.len() >= MOST_OF_A_NODE || others >= most {
+        // Taken before it has come up, lest two come for the last one.
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        if same.len() >= MOST_OF_A_NODE || (place.is_none() && older.is_empty()) {
             let cause = "as many peer tunnels as there may be (limits.peer_tunnels)";
             return Err(Refusal::new(Code::Limit, cause, COME_BACK));
         }
-        Ok(older
-            .into_iter()
-            .map(|(_, tunnel)| tunnel.clone())
-            .collect())
+        let older = older.into_iter().map(|(_, tunnel)| tunnel.clone());
+        Ok((older.collect(), place))
     }
 }
 

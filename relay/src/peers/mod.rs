@@ -1,6 +1,6 @@
 //! The other nodes of the cluster: tunnels that they dial to this one, and those that this one dials to them.
 //!
-//! Read it from the outside in: `keep` dials and `arrive` lets in, `tend` holds a tunnel that is up, and `standing` says
+//! Read it from the outside in: `known` says which nodes there are, `keep` dials and `arrive` lets in, `tend` holds a tunnel that is up, and `standing` says
 //! whether what the other end proved still holds. `own` says whose a name is.
 
 use std::sync::Arc;
@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sallyport_link::proxy::ProxyRules;
-use sallyport_link::{ClusterKeys, Dialer, Names, Settings, Tunnel};
+use sallyport_link::{ClusterKeys, Dialer, Names, PeerAddress, Settings, Tunnel};
 use sallyport_ops::paced::PacedSources;
 use sallyport_ops::{Penalties, Tasks, Watch};
+use sallyport_wire::NodeName;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval};
 use tracing::{info_span, warn};
@@ -23,12 +24,14 @@ use crate::hop::Hop;
 use crate::outfit::Outfit;
 use arrive::Visitor;
 use board::{Board, End};
+use known::Known;
 use standing::Standing;
 use tend::Tended;
 
 pub(crate) mod arrive;
 mod board;
 mod keep;
+mod known;
 mod own;
 mod standing;
 mod tend;
@@ -49,16 +52,23 @@ pub struct Trust {
     pub named: Vec<PeerConfig>,
 }
 
+/// A node that the cluster tells of, and where it may be found.
+pub type Found = (NodeName, Vec<PeerAddress>);
+
 /// What all peer tunnels share.
 #[derive(Debug)]
 pub struct Peers {
     outfit: Arc<Outfit>,
-    trust: Trust,
+    credentials: Credentials,
+    names: Arc<Names>,
+    known: Known,
     dialer: Dialer,
     board: Board,
     penalties: Penalties,
     refusals: PacedSources,
     last: AtomicU64,
+    /// Of tunnels that other nodes hold.
+    places: Arc<Semaphore>,
     /// Owner of what runs in tunnels: it drains.
     tasks: Tasks,
 }
@@ -78,9 +88,12 @@ impl Peers {
             ..settings
         };
         Arc::new(Self {
+            places: Arc::new(Semaphore::new(count(outfit.limits.peer_tunnels))),
             dialer: Dialer::new(Arc::new(settings), ProxyRules::none(), links),
             outfit,
-            trust,
+            credentials: trust.credentials,
+            names: trust.names,
+            known: Known::new(trust.named),
             board: Board::default(),
             penalties: Penalties::new(),
             refusals: PacedSources::default(),
@@ -89,18 +102,23 @@ impl Peers {
         })
     }
 
-    /// Follows the keys and keeps a tunnel to every configured node, in `tasks`.
+    /// Follows the keys and sees to the tunnels to all nodes that are known, in `tasks`.
     pub fn start(self: &Arc<Self>, tasks: &Tasks) {
         let following = Arc::clone(self).follow_keys();
         tasks.spawn(info_span!("cluster keys"), following);
-        let keeping = Arc::clone(&self.trust.names).keep();
+        let keeping = Arc::clone(&self.names).keep();
         tasks.spawn(info_span!("peer names"), keeping);
         let settling = Arc::clone(self).settle();
         tasks.spawn(info_span!("directory"), settling);
-        for peer in &self.trust.named {
-            let span = info_span!("peer", node = %peer.node);
-            tasks.spawn(span, keep::keep(Arc::clone(self), peer.clone()));
-        }
+        let following = Arc::clone(self).follow_known(tasks.clone());
+        tasks.spawn(info_span!("peers"), following);
+    }
+
+    /// The nodes that the cluster tells of, in place of those that it told of before. They are dialled when a stream
+    /// wants them, or nobody has told the directory what they have. What the configuration says of a node goes before.
+    /// One that is not among them any more gets no new streams.
+    pub fn know(&self, found: Vec<Found>) {
+        self.known.tell(found);
     }
 
     /// Takes a tunnel that another node brought up.
@@ -112,7 +130,7 @@ impl Peers {
             Ok(standing) => standing,
             Err((code, _)) => return tunnel.close(code),
         };
-        let (node, kid) = (came.admitted.node.clone(), came.kid);
+        let (node, kid, place) = (came.admitted.node.clone(), came.kid, came.place);
         let row = self.board.up(&came.admitted, End::Answered, &tunnel, &kid);
         let span = info_span!("peer", %node, tunnel = tunnel.id());
         let tended = Tended {
@@ -123,8 +141,11 @@ impl Peers {
             standing,
             row,
         };
-        let tending = tend::tend(tended, Arc::clone(self), self.tasks.child());
-        self.tasks.spawn(span, tending);
+        let tending = tend::serve(tended, Arc::clone(self), self.tasks.child());
+        self.tasks.spawn(span, async move {
+            tending.await;
+            drop(place);
+        });
     }
 
     /// The keys of the cluster, and every change of them.
@@ -140,7 +161,7 @@ impl Peers {
     }
 
     const fn credentials(&self) -> &Credentials {
-        &self.trust.credentials
+        &self.credentials
     }
 
     fn hop(&self) -> &Hop {
@@ -150,6 +171,23 @@ impl Peers {
     /// A number that no tunnel of this node had before.
     fn number(&self) -> u64 {
         self.last.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    /// Each node that is known has a keeper.
+    async fn follow_known(self: Arc<Self>, tasks: Tasks) {
+        let mut changes = self.known.changes();
+        loop {
+            let nodes: Vec<NodeName> = changes.borrow_and_update().keys().cloned().collect();
+            for node in nodes {
+                if self.hop().begin(&node) {
+                    let span = info_span!("peer", %node);
+                    tasks.spawn(span, keep::keep(Arc::clone(&self), node));
+                }
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     async fn follow_keys(self: Arc<Self>) {
@@ -175,4 +213,8 @@ impl Peers {
             before = now;
         }
     }
+}
+
+fn count(limit: u32) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }

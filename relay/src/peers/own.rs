@@ -32,7 +32,7 @@ impl Peers {
         let Admitted {
             node: name, kid, ..
         } = node;
-        let claimed = self.trust.names.claim(name, binding(node), || false);
+        let claimed = self.names.claim(name, binding(node), || false);
         let claim = claimed.map_err(|error| not_own(error, name))?;
         if claim == Claim::Bound {
             info!(node = %name, kid, id = fingerprint(&node.node_key), "the node's name belongs to this node key from now on");
@@ -45,7 +45,7 @@ impl Peers {
         if self.is_named(node)? {
             return Ok(());
         }
-        let names = &self.trust.names;
+        let names = &self.names;
         let claimed = names.would_claim(&node.node, &binding(node), || false);
         claimed
             .map(drop)
@@ -54,10 +54,9 @@ impl Peers {
 
     /// Whether the configuration names the node's id.
     fn is_named(&self, node: &Admitted) -> Result<bool, NotOwn> {
-        let mut named = self.trust.named.iter();
-        let named = named.find(|peer| peer.node == node.node);
+        let known = self.known.get(&node.node);
         let id = fingerprint(&node.node_key);
-        match named.and_then(|peer| peer.id.as_ref()) {
+        match known.as_ref().and_then(|peer| peer.id.as_ref()) {
             None => Ok(false),
             Some(expected) if *expected == id => Ok(true),
             Some(expected) => {
@@ -69,10 +68,10 @@ impl Peers {
 
     /// Waits until it is on disk whose a name is: a crash must not free it.
     pub(super) async fn save_name(&self, node: &NodeName) -> Result<(), NotOwn> {
-        if self.trust.names.is_saved(node) {
+        if self.names.is_saved(node) {
             return Ok(());
         }
-        let saved = self.trust.names.saved().await;
+        let saved = self.names.saved().await;
         saved.map_err(|cause| (Code::Internal, format!("its name is not saved: {cause}")))
     }
 
@@ -85,7 +84,7 @@ impl Peers {
                 "tunnels": self.board.of(&node).len(),
             })
         };
-        let names = self.trust.names.all();
+        let names = self.names.all();
         names.into_iter().map(show).collect()
     }
 
@@ -97,7 +96,7 @@ impl Peers {
         let node: NodeName = node
             .parse()
             .map_err(|error| AdminError::bad_request(format!("{error}")))?;
-        if !self.trust.names.forget(&node) {
+        if !self.names.forget(&node) {
             let text = format!("no node of the name `{node}` is known");
             return Err(AdminError::not_found(text));
         }
@@ -106,7 +105,7 @@ impl Peers {
             .iter()
             .for_each(|tunnel| tunnel.close(Code::Superseded));
         warn!(%node, tunnels = tunnels.len(), "node name released by the administrator");
-        self.trust.names.saved().await.map_err(|cause| {
+        self.names.saved().await.map_err(|cause| {
             let text =
                 format!("the name is free until the relay ends, but that is not saved: {cause}");
             AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, text)

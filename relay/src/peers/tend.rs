@@ -43,44 +43,22 @@ pub(super) struct Tended {
     pub(super) row: Row,
 }
 
-/// Tends a tunnel until it is closed; streams that it serves run in `tasks`.
-pub(super) async fn tend(tended: Tended, peers: Arc<Peers>, tasks: Tasks) {
-    let Tended {
-        tunnel,
-        node,
-        end,
-        kid,
-        standing,
-        row,
-    } = tended;
+/// Tends a tunnel that this node dialled until it is closed; true if that was because nobody needed it.
+pub(super) async fn tend(tended: Tended, peers: Arc<Peers>, tasks: Tasks) -> bool {
+    Tender::new(tended, peers, tasks).run().await
+}
+
+/// Tends a tunnel that another node dialled until it is closed, and serves its streams in `tasks`.
+pub(super) async fn serve(tended: Tended, peers: Arc<Peers>, tasks: Tasks) {
     let streams = Arc::clone(&peers.outfit.streams);
-    let tender = Tender {
-        rotation: Rotation::new(kid),
-        revision: 0,
-        leaves: false,
-        ended: Box::pin(Fuse::terminated()),
-        tunnel: tunnel.clone(),
+    let source = Source {
+        tunnel: tended.tunnel.clone(),
+        invitations: Invitations::new(Arc::clone(streams.promotions())),
         tasks: tasks.clone(),
-        node,
-        end,
-        standing,
-        row,
-        peers,
+        hops: false,
     };
-    match end {
-        End::Dialled => tender.run().await,
-        End::Answered => {
-            let none = Invitations::new(Arc::clone(streams.promotions()));
-            let source = Source {
-                tunnel,
-                invitations: none,
-                tasks,
-                hops: false,
-            };
-            let serving = streams.serve(source);
-            tokio::join!(serving, tender.run());
-        }
-    }
+    let tender = Tender::new(tended, peers, tasks);
+    tokio::join!(streams.serve(source), tender.run());
 }
 
 struct Tender {
@@ -97,6 +75,20 @@ struct Tender {
     leaves: bool,
     /// The end of all streams, once this node leaves.
     ended: Pin<Box<Fuse<BoxFuture<'static, ()>>>>,
+    /// Since when no stream is open.
+    idle: Option<Instant>,
+    course: Course,
+}
+
+/// What becomes of new streams at the end that dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    /// They come here, once the other node has said what it has.
+    Leads,
+    /// They ask for a tunnel again: nobody has needed this one for a while.
+    Rests,
+    /// They do not come here any more, and the tunnel goes with the last of those that are open.
+    Ends,
 }
 
 /// What a tunnel's tender wakes up for.
@@ -106,6 +98,7 @@ enum Event {
     KeysChanged,
     OffersChanged,
     Look,
+    Wanted,
     NodeLeaves,
     StreamsEnded,
 }
@@ -118,7 +111,26 @@ struct Signs {
 }
 
 impl Tender {
-    async fn run(mut self) {
+    fn new(tended: Tended, peers: Arc<Peers>, tasks: Tasks) -> Self {
+        Self {
+            rotation: Rotation::new(tended.kid),
+            revision: 0,
+            leaves: false,
+            ended: Box::pin(Fuse::terminated()),
+            tunnel: tended.tunnel,
+            tasks,
+            node: tended.node,
+            end: tended.end,
+            standing: tended.standing,
+            row: tended.row,
+            peers,
+            idle: None,
+            course: Course::Leads,
+        }
+    }
+
+    /// True if it was closed because nobody needed it.
+    async fn run(mut self) -> bool {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut signs = Signs {
@@ -133,7 +145,10 @@ impl Tender {
         loop {
             match self.event(&mut signs).await {
                 Ok(event) => self.handle(event).await,
-                Err(closed) => return self.closed(&closed),
+                Err(closed) => {
+                    self.closed(&closed);
+                    return self.course == Course::Rests;
+                }
             }
         }
     }
@@ -149,6 +164,7 @@ impl Tender {
             Ok(()) = signs.keys.changed() => Event::KeysChanged,
             Ok(()) = signs.offers.changed(), if serves => Event::OffersChanged,
             _ = signs.look.tick() => Event::Look,
+            () = self.peers.hop().wanted(&self.node), if self.course == Course::Rests => Event::Wanted,
             () = self.peers.outfit.leaving.cancelled(), if serves && !self.leaves => Event::NodeLeaves,
             () = &mut self.ended, if drains => Event::StreamsEnded,
         };
@@ -165,15 +181,19 @@ impl Tender {
             Event::Look => {
                 let stands = self.standing.look(self.peers.credentials());
                 self.end_at_fault(stands);
+                if self.end == End::Dialled {
+                    self.look_at_use();
+                }
             }
+            Event::Wanted => self.lead_again(),
             Event::NodeLeaves => self.leave().await,
             Event::StreamsEnded => self.tunnel.close(Code::Closed),
         }
     }
 
-    fn closed(&self, closed: &Closed) {
-        if self.end == End::Dialled {
-            self.peers.hop().lost(&self.node);
+    fn closed(&mut self, closed: &Closed) {
+        if self.end == End::Dialled && self.course != Course::Rests {
+            self.leads_nowhere();
         }
         info!(node = %self.node, code = %closed.code, cause = %closed.cause, "peer tunnel ended");
     }
@@ -197,7 +217,7 @@ impl Tender {
             }
             ControlKind::Drain(_) if self.end == End::Dialled => {
                 info!(node = %self.node, "the node leaves: nothing new goes there");
-                self.peers.hop().lost(&self.node);
+                self.leads_nowhere();
             }
             ControlKind::Advertise(_)
             | ControlKind::Advertised(_)
@@ -210,7 +230,7 @@ impl Tender {
     }
 
     /// What the other node has. The first time makes it reachable; one that leaves is not reached any more.
-    fn learn(&self, said: Advertise) -> Advertised {
+    fn learn(&mut self, said: Advertise) -> Advertised {
         let sessions = said.home.len();
         debug!(node = %self.node, revision = said.revision, sessions, draining = said.draining, "the node tells its sessions");
         let answer = Advertised {
@@ -218,13 +238,55 @@ impl Tender {
             refused: Vec::new(),
         };
         if said.draining {
-            self.peers.hop().lost(&self.node);
+            self.leads_nowhere();
         } else {
-            self.peers.hop().leads(&self.node, self.tunnel.clone());
+            if self.course == Course::Leads {
+                self.peers.hop().leads(&self.node, self.tunnel.clone());
+            }
             let directory = self.peers.hop().directory();
             directory.learn(&self.node, said.home, Instant::now());
         }
         answer
+    }
+
+    /// Nothing new goes here. A tunnel that is held for ever shows whether the node is there; of another one's end nothing
+    /// follows.
+    fn leads_nowhere(&mut self) {
+        self.course = Course::Ends;
+        let hop = self.peers.hop();
+        match self.peers.known.get(&self.node) {
+            Some(peer) if peer.keep => hop.lost(&self.node),
+            Some(_) | None => hop.away(&self.node),
+        }
+    }
+
+    /// Lets the tunnel go when nobody has needed it for a while. New streams go elsewhere for one look before: one that
+    /// was about to be opened is open by then.
+    fn look_at_use(&mut self) {
+        let known = self.peers.known.get(&self.node);
+        if known.is_none() && self.course != Course::Ends {
+            self.leads_nowhere();
+        }
+        let is_needed = known.is_some_and(|peer| peer.keep) || self.tunnel.streams() > 0;
+        match self.course {
+            Course::Leads if is_needed => self.idle = None,
+            Course::Leads => {
+                let idle = self.idle.get_or_insert_with(Instant::now).elapsed();
+                if idle >= self.peers.outfit.limits.peer_idle {
+                    self.course = Course::Rests;
+                    self.peers.hop().rests(&self.node);
+                }
+            }
+            Course::Rests if is_needed => self.lead_again(),
+            Course::Ends if is_needed => {}
+            Course::Rests | Course::Ends => self.tunnel.close(Code::Closed),
+        }
+    }
+
+    fn lead_again(&mut self) {
+        self.course = Course::Leads;
+        self.idle = None;
+        self.peers.hop().leads(&self.node, self.tunnel.clone());
     }
 
     async fn advertise(&mut self) {
