@@ -10,6 +10,7 @@
 )]
 
 pub mod apart;
+pub mod cluster;
 pub mod site;
 pub mod program;
 pub mod service;
@@ -34,7 +35,7 @@ pub use client::{Answer, Curl, run_ok};
 pub use daemon::Daemon;
 pub use hand_made::HandMade;
 pub use hello::client_hello;
-pub use network::Cable;
+pub use network::{Cable, Lan};
 pub use port::Port;
 pub use program::Program;
 pub use raw::Raw;

@@ -144,6 +144,6 @@ impl Program {
 }
 
 /// `sallyport-NAME`.
-fn binary(name: &str) -> PathBuf {
+pub(crate) fn binary(name: &str) -> PathBuf {
     crate::program(&format!("sallyport-{name}"))
 }

@@ -3,66 +3,12 @@
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use sallyport_tests::broker::NatsVersion;
-use sallyport_tests::service::wait_listening;
-use sallyport_tests::{Daemon, Port, Relay, Site, eventually, eventually_some, program, run_ok};
+use sallyport_tests::cluster::{Cluster, init};
+use sallyport_tests::{Port, Relay, Site, eventually, eventually_some, program};
 use serde_json::Value;
-
-/// A cluster that `cluster init` has written, on one server.
-struct Cluster {
-    folder: PathBuf,
-    port: Port,
-}
-
-impl Cluster {
-    fn init(site: &Site) -> (Self, String) {
-        let (folder, port) = (site.path().join("cluster"), Port::reserve());
-        let said = run_ok(&mut init(&folder, &[&port], site.path()));
-        (Self { folder, port }, said)
-    }
-
-    /// Its server, started as `init` says: in its folder, with the file as it was written.
-    fn serve(&self, version: NatsVersion) -> Daemon {
-        let folder = self
-            .folder
-            .join(format!("nats-127.0.0.1_{}", self.port.number()));
-        let log = folder.join("log");
-        let server = Daemon::start_with(
-            &version.program(),
-            &["-c", "nats-server.conf"],
-            &log,
-            |command| {
-                command.current_dir(&folder);
-            },
-        );
-        wait_listening(self.port.number());
-        server
-    }
-
-    /// Puts what nodes need beside a relay's configuration.
-    fn copy_to(&self, relay: &Relay) {
-        for name in ["broker.json", "cluster-ca.pem", "cluster-keys.json"] {
-            fs::copy(self.folder.join(name), relay.path().join(name)).expect("init wrote it");
-        }
-    }
-}
-
-fn init(folder: &Path, ports: &[&Port], site: &Path) -> Command {
-    let mut command = Command::new(program("sallyport-relay"));
-    command.args(["cluster", "init"]);
-    for port in ports {
-        command.args(["--host", &format!("127.0.0.1:{}", port.number())]);
-    }
-    command
-        .arg("--dir")
-        .arg(folder)
-        .arg("--data")
-        .arg(site.join("nats-data"));
-    command
-}
 
 fn alone(site: &Site, node: &str) -> Relay {
     site.relay_stopped(node, &[], "")
@@ -123,12 +69,13 @@ fn without_a_broker_each_relay_has_a_store_of_its_own() {
 fn what_init_writes_makes_a_cluster_as_it_stands() {
     for version in [NatsVersion::Debian, NatsVersion::Current] {
         let site = Site::new();
-        let (cluster, said) = Cluster::init(&site);
+        let cluster = Cluster::single(site.path());
+        let said = &cluster.said;
         assert!(
             said.contains("nft add rule") && said.contains("broker.json"),
             "{said}"
         );
-        let server = cluster.serve(version);
+        let server = cluster.serve(0, version);
         let relays = ["n1", "n2"].map(|node| {
             let relay = alone(&site, node);
             cluster.copy_to(&relay);
@@ -183,8 +130,8 @@ fn told(relay: &Relay, args: &[&str]) -> String {
 #[test]
 fn nodes_see_each_other_come_change_and_go() {
     let site = Site::new();
-    let (cluster, _said) = Cluster::init(&site);
-    let mut server = cluster.serve(NatsVersion::Debian);
+    let cluster = Cluster::single(site.path());
+    let mut server = cluster.serve(0, NatsVersion::Debian);
     let unobserving = "[cluster]\nobserve = false\n";
     let configs = [("n1", ""), ("n2", ""), ("n3", unobserving)];
     let mut relays = configs.map(|(node, config)| {
@@ -225,7 +172,7 @@ fn nodes_see_each_other_come_change_and_go() {
             .iter()
             .any(|finding| finding["step"] == "peers")
     );
-    let _server = cluster.serve(NatsVersion::Debian);
+    let _server = cluster.serve(0, NatsVersion::Debian);
     wait_shown(one, &["n1", "n2", "n3"]);
     let doctor = one.command(&["doctor", "--json"]);
     let findings = findings(&doctor);
@@ -240,8 +187,8 @@ fn nodes_see_each_other_come_change_and_go() {
 #[test]
 fn a_node_with_other_keys_is_none_and_is_named() {
     let site = Site::new();
-    let (cluster, _said) = Cluster::init(&site);
-    let _server = cluster.serve(NatsVersion::Debian);
+    let cluster = Cluster::single(site.path());
+    let _server = cluster.serve(0, NatsVersion::Debian);
     let relays = ["n1", "n2"].map(|node| {
         let relay = alone(&site, node);
         cluster.copy_to(&relay);
@@ -273,7 +220,7 @@ fn a_node_with_other_keys_is_none_and_is_named() {
 #[test]
 fn a_broker_that_is_away_is_named_and_nobody_waits_for_it() {
     let site = Site::new();
-    let (cluster, _said) = Cluster::init(&site);
+    let cluster = Cluster::single(site.path());
     let relay = alone(&site, "n1");
     cluster.copy_to(&relay);
 
@@ -299,18 +246,18 @@ fn a_broker_that_is_away_is_named_and_nobody_waits_for_it() {
         Some(&("tcp".to_owned(), "fail".to_owned()))
     );
 
-    let mut server = cluster.serve(NatsVersion::Debian);
+    let mut server = cluster.serve(0, NatsVersion::Debian);
     wait_ready(&relay);
     server.kill();
     store_when(&relay, "status names the step again", at_tcp);
-    let _server = cluster.serve(NatsVersion::Debian);
+    let _server = cluster.serve(0, NatsVersion::Debian);
     wait_ready(&relay);
 }
 
 #[test]
 fn readiness_names_the_store() {
     let site = Site::new();
-    let (cluster, _said) = Cluster::init(&site);
+    let cluster = Cluster::single(site.path());
     let relay = alone(&site, "n1");
     cluster.copy_to(&relay);
     let relay = relay.started();
@@ -332,7 +279,7 @@ fn readiness_names_the_store() {
 #[test]
 fn a_wrong_file_is_refused_with_the_fix() {
     let site = Site::new();
-    let (cluster, _said) = Cluster::init(&site);
+    let cluster = Cluster::single(site.path());
     let relay = alone(&site, "n1");
     cluster.copy_to(&relay);
     let broker = relay.path().join("broker.json");
@@ -357,10 +304,10 @@ fn a_wrong_file_is_refused_with_the_fix() {
 #[test]
 fn init_never_overwrites_and_refuses_what_makes_no_cluster() {
     let site = Site::new();
-    let (cluster, _said) = Cluster::init(&site);
+    let cluster = Cluster::single(site.path());
     let before = fs::read(cluster.folder.join("broker.json")).expect("init wrote it");
 
-    let again = init(&cluster.folder, &[&cluster.port], site.path()).output();
+    let again = init(&cluster.folder, &["127.0.0.1".to_owned()]).output();
     let again = again.expect("it runs");
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("never overwrites"));
@@ -369,8 +316,8 @@ fn init_never_overwrites_and_refuses_what_makes_no_cluster() {
         before
     );
 
-    let two = [&Port::reserve(), &Port::reserve()];
-    let refused = init(&site.path().join("two"), &two, site.path()).output();
+    let two = ["n1", "n2"].map(str::to_owned);
+    let refused = init(&site.path().join("two"), &two).output();
     assert_eq!(refused.expect("it runs").status.code(), Some(64));
     assert!(!site.path().join("two").exists());
 }
@@ -379,19 +326,16 @@ fn init_never_overwrites_and_refuses_what_makes_no_cluster() {
 fn three_servers_take_what_init_writes() {
     let site = Site::new();
     let ports = [Port::reserve(), Port::reserve(), Port::reserve()];
-    let folder = site.path().join("cluster");
-    run_ok(&mut init(
-        &folder,
-        &[&ports[0], &ports[1], &ports[2]],
-        site.path(),
-    ));
+    let hosts = ports
+        .each_ref()
+        .map(|port| format!("127.0.0.1:{}", port.number()));
+    let cluster = Cluster::of(site.path(), &hosts);
 
-    for port in &ports {
-        let own = folder.join(format!("nats-127.0.0.1_{}", port.number()));
+    for host in 0..hosts.len() {
         let mut check = Command::new(NatsVersion::Debian.program());
         check
             .args(["-t", "-c", "nats-server.conf"])
-            .current_dir(&own);
+            .current_dir(cluster.folder_of(host));
         let said = check.output().expect("it runs");
         let text = String::from_utf8_lossy(&said.stderr).into_owned();
         assert!(
