@@ -17,6 +17,7 @@ pub mod worker;
 pub mod rows;
 pub mod load;
 pub mod ways;
+pub mod node;
 pub mod lab;
 pub mod cli;
 pub mod origin;

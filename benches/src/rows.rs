@@ -9,6 +9,7 @@ mod idle;
 mod neighbours;
 mod wan;
 mod scale;
+mod nodes;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -162,6 +163,13 @@ pub const ROWS: &[Row] = &[
         quick: false,
         within: 180,
         run: scale::many,
+    },
+    Row {
+        id: "NODES",
+        title: "A thousand nodes of one cluster tell each other what they are",
+        quick: false,
+        within: 400,
+        run: nodes::of_one_cluster,
     },
 ];
 
