@@ -9,7 +9,7 @@ use sallyport_cluster::{Cluster, Limits, Progress};
 use sallyport_link::ClusterKeys;
 use sallyport_node::Server;
 use sallyport_ops::Tasks;
-use sallyport_relay::membership::{Describe, Observer, Speaker};
+use sallyport_relay::membership::{Describe, Here, Observer, Reach, Speaker};
 use tokio::sync::watch;
 
 /// What such a node says of itself, as JSON.
@@ -64,8 +64,11 @@ impl Load {
         let own = || (server.server_id.clone(), server.generation);
         let keys = || self.keys.subscribe();
         let observer = Observer::new(own(), cluster.bus(), keys()).expect("a topic");
-        let said = server.clone();
-        let describe: Describe = Arc::new(move || said.clone());
+        let here = Here {
+            server: server.clone(),
+            reach: Reach::default(),
+        };
+        let describe: Describe = Arc::new(move || here.clone());
         let speaker = Speaker::new(own(), describe, cluster.bus(), keys());
         Node {
             observer,

@@ -1,14 +1,24 @@
 //! This node in its cluster: what it tells the others, and when.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::stream::{self, BoxStream, StreamExt as _};
+use prost::Message as _;
 use sallyport_cluster::{Cluster, NotAKey, Progress};
-use sallyport_link::ClusterKeys;
+use sallyport_link::{ClusterKeys, PeerAddress};
 use sallyport_ops::{Ready, Tasks};
+use sallyport_wire::NodeName;
+use sallyport_wire::message::{Advertise, Offer};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::membership::{Describe, Observer, Speaker};
+use crate::advertise;
+use crate::membership::{Describe, Here, Observer, Reach, Speaker};
+use crate::outfit::Outfit;
+use crate::peers::Peers;
 use crate::servers::Describer;
 
 /// The readiness step that says whether store and bus can be used.
@@ -30,6 +40,7 @@ pub struct Joined {
 pub fn join(
     describer: &Describer,
     cluster: &Cluster,
+    addresses: Vec<String>,
     keys: &watch::Receiver<Arc<ClusterKeys>>,
     speaking: &Tasks,
 ) -> Result<Option<Joined>, NotAKey> {
@@ -37,12 +48,71 @@ pub fn join(
         return Ok(None);
     }
     let (describing, person) = (describer.clone(), &describer.outfit.person);
-    let describe: Describe = Arc::new(move || describing.describe());
+    let describe: Describe = Arc::new(move || Here {
+        server: describing.describe(),
+        reach: reach(&describing, &addresses),
+    });
     let own = || (person.node.clone(), person.generation);
     let speaker = Speaker::new(own(), describe, cluster.bus(), keys.clone())?;
     speaker.speak(prompts(describer, cluster), speaking);
     let observer = Observer::new(own(), cluster.bus(), keys.clone())?;
     Ok(Some(Joined { speaker, observer }))
+}
+
+/// Where other nodes reach the port `direct` of this one: at its address, or where it listens on all, by the node's name.
+#[must_use]
+pub fn addresses(node: &NodeName, direct: Option<SocketAddr>) -> Vec<String> {
+    let address = direct.map(|direct| match direct.ip().is_unspecified() {
+        true => format!("{node}:{}", direct.port()),
+        false => direct.to_string(),
+    });
+    address.into_iter().collect()
+}
+
+/// A node without a port for others has nothing for them.
+fn reach(describer: &Describer, addresses: &[String]) -> Reach {
+    if addresses.is_empty() {
+        return Reach::default();
+    }
+    let sessions = describer.outfit.streams.sessions();
+    let offers = advertise::offers(sessions, Vec::new(), 0, false);
+    Reach {
+        addresses: addresses.to_vec(),
+        offers: URL_SAFE_NO_PAD.encode(offers.encode_to_vec()),
+    }
+}
+
+/// Has the peers know where other nodes are, and the directory what they have, as far as they are heard.
+pub async fn lead(observer: Observer, outfit: Arc<Outfit>, peers: Arc<Peers>) {
+    let directory = outfit.streams.hop().directory();
+    let mut changes = observer.reaches();
+    loop {
+        let reaches = changes.borrow_and_update().clone();
+        let found: Vec<_> = reaches
+            .into_iter()
+            .filter_map(|(node, reach)| {
+                let addresses = reach.addresses.iter();
+                let addresses: Vec<PeerAddress> =
+                    addresses.filter_map(|text| text.parse().ok()).collect();
+                directory.learn(&node, offered(&reach)?, Instant::now());
+                (!addresses.is_empty()).then_some((node, addresses))
+            })
+            .collect();
+        peers.know(found);
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What a node says that it has; none if it has no port, or says it in another way than ours.
+fn offered(reach: &Reach) -> Option<Vec<Offer>> {
+    if reach.addresses.is_empty() {
+        return None;
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(&reach.offers).ok()?;
+    let advertised = Advertise::decode(bytes.as_slice()).ok()?;
+    Some(advertised.home)
 }
 
 /// What the others are to hear of at once.

@@ -22,12 +22,33 @@ const SPREAD: Duration = Duration::from_millis(200);
 /// What a secret of the cluster signs here, so that it is not the one that signs tokens.
 const PURPOSE: &[u8] = b"sallyport signed values 1";
 
+/// What a node is to the others.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Here {
+    /// The node itself.
+    pub server: Server,
+    /// How its sessions are reached from other nodes.
+    #[serde(default)]
+    pub reach: Reach,
+}
+
+/// How the sessions of a node are reached over the LAN.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// Its port for other nodes, as `HOST:PORT`, in the order to be tried; none if it has no such port.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// What it has: the [`Advertise`](sallyport_wire::message::Advertise) that gateways get, in base64url.
+    #[serde(default)]
+    pub offers: String,
+}
+
 /// What a node says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Said {
     /// What it is.
-    Here(Box<Server>),
+    Here(Box<Here>),
     /// That its process ends.
     Gone {
         /// Which process.

@@ -32,7 +32,7 @@ use crate::gateways::{self, Files};
 use crate::health;
 use crate::join::{self, Joined, STORE};
 use crate::local::{self, Local};
-use crate::membership::Speaker;
+use crate::membership::{Observer, Speaker};
 use crate::metrics::{self, Gauges};
 use crate::outfit::{Outfit, Person};
 use crate::peers::{self, Peers, Trust};
@@ -210,7 +210,12 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
     let gauges = &describer.gauges;
     gauges.follow(&config.metrics, input, &owners.background);
     let peers = peers(config, &outfit, &state, owners)?;
-    let joined = join::join(&describer, &cluster, &peers.keys(), &owners.speaking)?;
+    let addresses = join::addresses(&config.node, config.direct);
+    let keys = peers.keys();
+    let joined = join::join(&describer, &cluster, addresses, &keys, &owners.speaking)?;
+    if let Some(joined) = joined.as_ref().filter(|_| config.observe) {
+        observe(&joined.observer, &outfit, &peers, owners);
+    }
     let sources = Sources {
         peers: Arc::clone(&peers),
         servers: servers(config, describer, joined.as_ref(), owners),
@@ -232,6 +237,13 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
     })
 }
 
+/// Hears the other nodes, and knows from them where their sessions are.
+fn observe(observer: &Observer, outfit: &Arc<Outfit>, peers: &Arc<Peers>, owners: &Owners) {
+    observer.observe(&owners.all);
+    let leading = join::lead(observer.clone(), Arc::clone(outfit), Arc::clone(peers));
+    owners.background.spawn(info_span!("lead"), leading);
+}
+
 /// This node, and the others as far as they are heard.
 fn servers(
     config: &Config,
@@ -239,13 +251,9 @@ fn servers(
     joined: Option<&Joined>,
     owners: &Owners,
 ) -> Servers {
-    let observer = joined.map(|joined| joined.observer.clone());
-    if let Some(observer) = observer.as_ref().filter(|_| config.observe) {
-        observer.observe(&owners.all);
-    }
     Servers {
         describer,
-        observer,
+        observer: joined.map(|joined| joined.observer.clone()),
         observes: config.observe,
         tasks: owners.background.clone(),
     }

@@ -15,7 +15,7 @@ use sallyport_cluster::{
 use sallyport_link::{ClusterKeys, Key as Secret};
 use sallyport_node::Server;
 use sallyport_ops::Tasks;
-use sallyport_relay::membership::{Observer, Speaker};
+use sallyport_relay::membership::{Here, Observer, Reach, Speaker};
 use sallyport_wire::Scope;
 use serde_json::json;
 use tempfile::TempDir;
@@ -135,7 +135,10 @@ impl World {
         let (said, name) = (Arc::clone(&says), name.to_owned());
         let describe = {
             let name = name.clone();
-            move || server(&name, generation, *said.lock().expect("not poisoned"))
+            move || Here {
+                server: server(&name, generation, *said.lock().expect("not poisoned")),
+                reach: Reach::default(),
+            }
         };
         let own = || (name.parse().expect("a name"), generation);
         let bus = || Arc::new(line.clone());

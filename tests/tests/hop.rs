@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
+use sallyport_tests::broker::NatsVersion;
+use sallyport_tests::cluster::Cluster;
 use sallyport_tests::service::Nginx;
 use sallyport_tests::{Answer, Gateway, Port, Relay, Site, eventually, eventually_some};
 use serde_json::Value;
@@ -382,4 +384,54 @@ fn the_port_holds_so_many_and_no_more() {
     let (far, _dialling) = (far.started(), dialling.map(Relay::started));
     drop(far.wait_for_line(&["node refused", "limits.peer_tunnels"]));
     assert_eq!(peers(&far).len(), 1);
+}
+
+#[test]
+fn nodes_that_the_cluster_tells_of_are_reached_without_being_named() {
+    let site = Site::new();
+    let nginx = Nginx::start(site.path(), "");
+    let cluster = Cluster::single(site.path());
+    let _broker = cluster.serve(0, NatsVersion::Debian);
+    let gateway = site.gateway("gw");
+    let added = gateway.command(&["key", "add", "--via"]);
+    assert!(added.status.success(), "{added:?}");
+    let ports = [Port::reserve(), Port::reserve()];
+    let web = nginx.port.number();
+    let near = site.relay_stopped("near", &[&gateway], &session("near", web));
+    let far = ["far-1", "far-2"].map(|node| (node, format!("desk-{node}")));
+    let mut far: Vec<_> = far
+        .iter()
+        .zip(&ports)
+        .map(|((node, desk), port)| {
+            site.relay_stopped(node, &[], &(listen(port) + &session(desk, web)))
+        })
+        .collect();
+    for relay in far.iter().chain([&near]) {
+        cluster.copy_to(relay);
+    }
+    let near = near.started();
+    far.iter_mut().for_each(|relay| relay.start());
+
+    for id in ["desk-far-1", "desk-far-2", "near"] {
+        gateway.wait_session(id);
+        drop(ask(&gateway, id).expect(200));
+    }
+    assert_eq!(peers(&near).len(), 2);
+
+    // a node that is gone is told so, and is there again when it is
+    far[0].daemon().kill();
+    eventually("the session is down", || {
+        let answer = gateway
+            .curl()
+            .arg(gateway.session_url("desk-far-1", "/echo"));
+        answer.go().status() == 503
+    });
+    drop(ask(&gateway, "desk-far-2").expect(200));
+    far[0].start();
+    eventually("the session is there again", || {
+        let answer = gateway
+            .curl()
+            .arg(gateway.session_url("desk-far-1", "/echo"));
+        answer.go().status() == 200
+    });
 }

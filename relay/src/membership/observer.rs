@@ -1,5 +1,6 @@
 //! What the other nodes say.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +8,6 @@ use sallyport_cluster::{
     Bus, Delivery, Distrust, Message, NotAKey, Prefix, Subscription, Verifier,
 };
 use sallyport_link::ClusterKeys;
-use sallyport_node::Server;
 use sallyport_node::members::{Heard, Member, Members, SPEAK_EVERY};
 use sallyport_ops::Tasks;
 use sallyport_ops::paced::Paced;
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep};
 use tracing::{debug, error, info, info_span, warn};
 
-use super::{SPREAD, Said, nodes, signing};
+use super::{Here, Reach, SPREAD, Said, nodes, signing};
 
 /// How often it is looked who is gone.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
@@ -39,6 +39,7 @@ struct Shared {
     keys: watch::Receiver<Arc<ClusterKeys>>,
     members: Mutex<Members>,
     changes: watch::Sender<u64>,
+    reaches: watch::Sender<BTreeMap<NodeName, Reach>>,
     refusals: Paced,
     /// Why a node was not believed last.
     distrusted: Mutex<Option<(String, Instant)>>,
@@ -70,6 +71,7 @@ impl Observer {
             bus,
             keys,
             changes: watch::Sender::new(0),
+            reaches: watch::Sender::default(),
             refusals: Paced::new(1),
             distrusted: Mutex::default(),
         })))
@@ -125,6 +127,12 @@ impl Observer {
         self.0.changes.subscribe()
     }
 
+    /// How the sessions of the others are reached, and every change of it.
+    #[must_use]
+    pub fn reaches(&self) -> watch::Receiver<BTreeMap<NodeName, Reach>> {
+        self.0.reaches.subscribe()
+    }
+
     async fn keep_hearing(self) {
         let mut keys = self.0.keys.clone();
         let mut verifier = Verifier::new(signing(&keys.borrow_and_update()));
@@ -167,8 +175,8 @@ impl Observer {
             Err(distrust) => return self.distrust(&owner, &distrust),
         };
         match serde_json::from_slice(&verified.payload) {
-            Ok(Said::Here(server)) if server.server_id.as_str() == owner => {
-                self.believe(*server, verified.claim.version);
+            Ok(Said::Here(here)) if here.server.server_id.as_str() == owner => {
+                self.believe(*here, verified.claim.version);
             }
             Ok(Said::Gone { generation }) => self.part(&owner, generation),
             // of another version than ours, or about somebody else
@@ -189,19 +197,41 @@ impl Observer {
         distrusted.unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn believe(&self, server: Server, version: u64) {
+    fn believe(&self, Here { server, reach }: Here, version: u64) {
         let (node, generation) = (server.server_id.clone(), server.generation);
         let heard = self.members().hear(server, version, Instant::now());
         match heard {
             Heard::New => info!(%node, generation, "a node is there"),
             Heard::Reborn => info!(%node, generation, "a node was started again"),
-            Heard::Known | Heard::Old => return,
-            Heard::TooMany => return self.complain("there are more nodes than a cluster may have"),
+            Heard::Known => {}
+            Heard::Old => return,
+            Heard::TooMany => {
+                return self.complain("there are more nodes than a cluster may have");
+            }
             Heard::Rival => {
                 return self
                     .complain("another relay says that it is this node: give each its own `node`");
             }
         }
+        if heard != Heard::Known {
+            self.tell();
+        }
+        if node != self.0.own.0 {
+            self.0.reaches.send_if_modified(|reaches| {
+                let news = reaches.get(&node) != Some(&reach);
+                reaches.insert(node, reach);
+                news
+            });
+        }
+    }
+
+    /// Nothing of these nodes is reached any more.
+    fn lose(&self, nodes: &[NodeName]) {
+        self.0.reaches.send_if_modified(|reaches| {
+            let before = reaches.len();
+            reaches.retain(|node, _| !nodes.contains(node));
+            reaches.len() != before
+        });
         self.tell();
     }
 
@@ -211,7 +241,7 @@ impl Observer {
         };
         if self.members().leave(&node, generation) {
             info!(%node, "a node has left");
-            self.tell();
+            self.lose(&[node]);
         }
     }
 
@@ -221,7 +251,7 @@ impl Observer {
             warn!(%node, "a node is gone");
         }
         if !gone.is_empty() {
-            self.tell();
+            self.lose(&gone);
         }
     }
 

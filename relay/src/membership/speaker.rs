@@ -10,7 +10,6 @@ use futures::future::pending;
 use futures::stream::{BoxStream, StreamExt as _};
 use sallyport_cluster::{Bus, Claim, ClusterError, Key, NotAKey, Signer};
 use sallyport_link::ClusterKeys;
-use sallyport_node::Server;
 use sallyport_node::members::SPEAK_EVERY;
 use sallyport_ops::Tasks;
 use sallyport_ops::paced::Paced;
@@ -19,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info_span};
 
-use super::{SPREAD, Said, nodes, signing};
+use super::{Here, SPREAD, Said, nodes, signing};
 
 /// A message is believed for this long, besides what clocks may differ.
 const GOOD_FOR: Duration = Duration::from_secs(10);
@@ -30,8 +29,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// What the last message may take.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
-/// Makes this node's server object.
-pub type Describe = Arc<dyn Fn() -> Server + Send + Sync>;
+/// Says what this node is now.
+pub type Describe = Arc<dyn Fn() -> Here + Send + Sync>;
 
 /// Tells the other nodes what this one is. A clone is the same one.
 #[derive(Clone)]
