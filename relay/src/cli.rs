@@ -1,5 +1,6 @@
 //! The command line.
 
+mod config;
 mod local;
 mod logs;
 mod peers;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use tracing::error;
 
+use self::config::ConfigArgs;
 use self::local::{DrainArgs, SetArgs, StaticDataArgs, UndrainArgs};
 use self::logs::{DebugArgs, LogsArgs};
 use self::peers::PeersArgs;
@@ -72,6 +74,10 @@ enum Command {
     /// They lie in the folder `metrics` beside relay.toml: NAME.js is a function, any other file that may be run a program
     /// that writes JSON. Their values are in the list of servers, for load-balancing scripts.
     Metrics(Listing),
+    /// Export, import and take back what is configured for the whole cluster, in epochs that hold on every node.
+    ///
+    /// The running relay is asked. Where none runs, the command goes to the store itself.
+    Config(ConfigArgs),
     /// Show or edit what the site says about this node, for load-balancing scripts.
     ///
     /// It begins as the table static_data of relay.toml. What is edited is kept in the state directory and used at once.
@@ -184,6 +190,7 @@ impl Cli {
                 &listing,
                 metrics::text,
             ),
+            Command::Config(args) => config::config(&args),
             Command::StaticData(args) => local::static_data(&args),
             Command::Set(args) => local::set(&args),
             Command::Drain(args) => local::drain(&args),

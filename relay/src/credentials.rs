@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
+use sallyport_cluster::ClusterKey;
 use sallyport_link::keyring::Changes;
 use sallyport_link::{Admission, ClusterKeys, Key, KeyFileError, KeyRing, peer};
 use sallyport_wire::NodeName;
@@ -11,6 +13,9 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::rotation::Keys;
+
+/// What a secret of the cluster signs for [`signing`], so that it is not the one that signs tokens.
+const PURPOSE: &[u8] = b"sallyport signed values 1";
 
 /// The keys of the cluster, and what they are checked with.
 #[derive(Debug)]
@@ -110,6 +115,16 @@ impl Keys for Signing {
         let count = self.0.signing_keys(now).count();
         self.0.signing_keys(now).nth(turn.checked_rem(count)?)
     }
+}
+
+/// The keys to sign and check values and messages with: each made of a cluster key for this purpose alone.
+#[must_use]
+pub fn signing(keys: &ClusterKeys) -> Vec<ClusterKey> {
+    let made = keys.keys.iter().filter_map(|key| {
+        let secret = key.sign(PURPOSE)?;
+        ClusterKey::new(&key.kid, &secret, key.expires.map(SystemTime::from)).ok()
+    });
+    made.collect()
 }
 
 fn load(path: &Path) -> Result<ClusterKeys, KeyFileError> {

@@ -51,11 +51,13 @@ pub const CATEGORIES: &[Category] = &[
         about: "the cluster's store and the way to it: values, leases, watches",
         targets: &[
             "sallyport_cluster::embedded",
+            "sallyport_cluster::global",
             "sallyport_cluster::hub",
             "sallyport_cluster::lease",
             "sallyport_cluster::nats",
             "sallyport_cluster::signed",
             "sallyport_cluster::store",
+            "sallyport_relay::global",
         ],
     },
 ];

@@ -123,6 +123,7 @@ fn prompts(describer: &Describer, cluster: &Cluster) -> BoxStream<'static, ()> {
     stream::select_all([
         changes(local.settings.changes()),
         changes(local.static_data.changes()),
+        changes(describer.global.changes()),
         changes(describer.outfit.streams.sessions().changes()),
         cluster.progress_changes().map(drop).boxed(),
         leaving.boxed(),

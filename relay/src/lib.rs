@@ -14,6 +14,7 @@ pub mod direct;
 pub mod status;
 pub mod servers;
 pub mod membership;
+pub mod global;
 pub mod local;
 pub mod metrics;
 pub mod debug;

@@ -6,10 +6,9 @@
 mod observer;
 mod speaker;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use sallyport_cluster::{ClusterKey, NotAKey, Prefix};
-use sallyport_link::ClusterKeys;
+use sallyport_cluster::{NotAKey, Prefix};
 use sallyport_node::Server;
 use serde::{Deserialize, Serialize};
 
@@ -18,9 +17,6 @@ pub use speaker::{Describe, Speaker};
 
 /// By how much less than [`SPEAK_EVERY`](sallyport_node::members::SPEAK_EVERY) a node waits at most.
 const SPREAD: Duration = Duration::from_millis(200);
-
-/// What a secret of the cluster signs here, so that it is not the one that signs tokens.
-const PURPOSE: &[u8] = b"sallyport signed values 1";
 
 /// What a node is to the others.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,13 +55,4 @@ enum Said {
 /// Below it each node has a topic of its name.
 fn nodes() -> Result<Prefix, NotAKey> {
     "nodes".parse()
-}
-
-/// The keys to sign and check with: each made of a cluster key for this purpose alone.
-fn signing(keys: &ClusterKeys) -> Vec<ClusterKey> {
-    let made = keys.keys.iter().filter_map(|key| {
-        let secret = key.sign(PURPOSE)?;
-        ClusterKey::new(&key.kid, &secret, key.expires.map(SystemTime::from)).ok()
-    });
-    made.collect()
 }

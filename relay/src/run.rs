@@ -16,7 +16,7 @@ use sallyport_link::{
 };
 use sallyport_node::settings::SettingsError;
 use sallyport_ops::{
-    Admin, Logging, Metrics, Ready, Signal, Signals, Tasks, logs, places, privileges,
+    Admin, ConfigError, Logging, Metrics, Ready, Signal, Signals, Tasks, logs, places, privileges,
 };
 use sallyport_wire::message::DATA;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,7 @@ use crate::credentials::Credentials;
 use crate::debug::CATEGORIES;
 use crate::direct::{self, DirectError};
 use crate::gateways::{self, Files};
+use crate::global::Global;
 use crate::health;
 use crate::join::{self, Joined, STORE};
 use crate::local::{self, Local};
@@ -110,6 +111,9 @@ pub enum StartError {
     /// `broker.json` or the embedded store.
     #[error(transparent)]
     Cluster(#[from] ClusterStartError),
+    /// What was kept of the cluster's configuration.
+    #[error(transparent)]
+    Global(#[from] ConfigError),
     /// The signals.
     #[error("cannot listen to signals: {0}")]
     Signals(#[source] io::Error),
@@ -191,7 +195,7 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
         config.limits,
         &metrics,
     );
-    let state = state_dir(config)?;
+    let state = state_dir(&config.path)?;
     let board = Board::new(ready.clone(), &metrics);
     let outfit = outfit(config, streams, (board, &state), owners)?;
     let local = Arc::new(Local::open(config, &state, &owners.background)?);
@@ -199,19 +203,12 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
     let cluster = Cluster::start(&config.path, &state, Limits::default(), &owners.all)?;
     let telling = join::tell_store(cluster.clone(), ready.clone());
     owners.background.spawn(info_span!("store"), telling);
-    let describer = Describer {
-        outfit: Arc::clone(&outfit),
-        local,
-        groups: config.groups.clone(),
-        gauges: Gauges::default(),
-    };
-    let node = describer.clone();
-    let input = move || node.describe().for_scripts();
-    let gauges = &describer.gauges;
-    gauges.follow(&config.metrics, input, &owners.background);
     let peers = peers(config, &outfit, &state, owners)?;
-    let addresses = join::addresses(&config.node, config.direct);
     let keys = peers.keys();
+    let global = Global::open(&config.node, &cluster, keys.clone(), &state)?;
+    global.follow(&owners.background);
+    let describer = describer(config, &outfit, (local, global), owners);
+    let addresses = join::addresses(&config.node, config.direct);
     let joined = join::join(&describer, &cluster, addresses, &keys, &owners.speaking)?;
     if let Some(joined) = joined.as_ref().filter(|_| config.observe) {
         observe(&joined.observer, &outfit, &peers, owners);
@@ -242,6 +239,27 @@ fn observe(observer: &Observer, outfit: &Arc<Outfit>, peers: &Arc<Peers>, owners
     observer.observe(&owners.all);
     let leading = join::lead(observer.clone(), Arc::clone(outfit), Arc::clone(peers));
     owners.background.spawn(info_span!("lead"), leading);
+}
+
+/// What describes this node, with its metrics running.
+fn describer(
+    config: &Config,
+    outfit: &Arc<Outfit>,
+    (local, global): (Arc<Local>, Global),
+    owners: &Owners,
+) -> Describer {
+    let describer = Describer {
+        outfit: Arc::clone(outfit),
+        local,
+        groups: config.groups.clone(),
+        gauges: Gauges::default(),
+        global,
+    };
+    let node = describer.clone();
+    let input = move || node.describe().for_scripts();
+    let gauges = &describer.gauges;
+    gauges.follow(&config.metrics, input, &owners.background);
+    describer
 }
 
 /// This node, and the others as far as they are heard.
@@ -343,9 +361,12 @@ fn features(config: &Config) -> Vec<String> {
     data.then(|| DATA.to_owned()).into_iter().collect()
 }
 
-/// The state directory, made where it is not there.
-fn state_dir(config: &Config) -> Result<PathBuf, StartError> {
-    let path = places::state_dir(&config.path);
+/// The state directory of the relay with the configuration `file`, made where it is not there.
+///
+/// # Errors
+/// [`StartError::State`].
+pub fn state_dir(file: &Path) -> Result<PathBuf, StartError> {
+    let path = places::state_dir(file);
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
     match made {
         Ok(()) => Ok(path),
@@ -378,6 +399,7 @@ fn serve_admin(
     let describer = &sources.servers.describer;
     let admin = local::routes(admin, &describer.outfit, &describer.local);
     let admin = metrics::route(admin, describer.gauges.clone());
+    let admin = describer.global.route(admin);
     let admin = servers::route(admin, sources.servers.clone());
     let admin = peers::routes(admin, &sources.peers);
     let admin = Arc::new(status::route(admin, sources));

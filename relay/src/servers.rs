@@ -12,6 +12,7 @@ use sallyport_ops::{Admin, Table, Tasks};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+use crate::global::Global;
 use crate::local::Local;
 use crate::membership::Observer;
 use crate::metrics::Gauges;
@@ -31,6 +32,8 @@ pub struct Describer {
     pub groups: Vec<String>,
     /// Its metrics.
     pub gauges: Gauges,
+    /// The cluster's configuration.
+    pub global: Global,
 }
 
 impl Describer {
@@ -61,7 +64,7 @@ impl Describer {
             reservable: settings.reservable,
             draining: settings.drain.is_some() || self.outfit.leaving.is_cancelled(),
             drain_deadline: deadline(&settings),
-            config_epoch: 0,
+            config_epoch: self.global.epoch(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             last_update: milliseconds(OffsetDateTime::now_utc()),
             machine,
@@ -120,15 +123,19 @@ impl Servers {
         let others = others.map(|other| (other.server, other.heard.elapsed(), stale));
         let mut servers: Vec<_> = others.chain([own]).collect();
         servers.sort_by(|(one, ..), (other, ..)| one.server_id.cmp(&other.server_id));
-        servers.iter().map(listed).collect()
+        let newest = servers.iter().map(|(server, ..)| server.config_epoch).max();
+        let listed = servers.iter().map(|server| listed(server, newest));
+        listed.collect()
     }
 }
 
-/// A server, how long ago it said so, and whether it may be otherwise by now.
-fn listed((server, age, stale): &(Arc<Server>, Duration, bool)) -> Value {
+/// A server, how long ago it said so, and whether it may be otherwise by now; and whether another one has a newer
+/// configuration than it.
+fn listed((server, age, stale): &(Arc<Server>, Duration, bool), newest: Option<u64>) -> Value {
     let mut shown = json!(server);
     shown["ageMs"] = json!(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
     shown["stale"] = json!(stale);
+    shown["behind"] = json!(Some(server.config_epoch) < newest);
     shown
 }
 
@@ -163,22 +170,27 @@ pub fn text(servers: &Value) -> String {
     for shown in servers.as_array().into_iter().flatten() {
         // what another version says differently is left out, not guessed
         if let Ok(server) = serde_json::from_value::<Server>(shown.clone()) {
-            table.row(row(&server, shown["stale"] == true));
+            table.row(row(
+                &server,
+                shown["stale"] == true,
+                shown["behind"] == true,
+            ));
         }
     }
     table.to_string()
 }
 
-fn row(server: &Server, stale: bool) -> [String; 14] {
+fn row(server: &Server, stale: bool, behind: bool) -> [String; 14] {
     let machine = &server.machine;
     let [load, ..] = machine.loadavg;
     let up = server.gateways.len() - server.links_down().count();
     [
         server.server_id.to_string(),
-        match (stale, server.draining) {
-            (true, _) => "stale",
-            (false, true) => "draining",
-            (false, false) => "up",
+        match (stale, server.draining, behind) {
+            (true, _, _) => "stale",
+            (false, true, _) => "draining",
+            (false, false, true) => "behind",
+            (false, false, false) => "up",
         }
         .to_owned(),
         switch(server.login_enabled).to_owned(),
@@ -239,7 +251,8 @@ mod tests {
             server(json!({ "gateways": links, "site": "north" })),
             server(json!({ "draining": true, "loginEnabled": false })),
             server(closed),
-            server(json!({ "stale": true, "draining": true })),
+            server(json!({ "stale": true, "draining": true, "behind": true })),
+            server(json!({ "behind": true })),
             { "serverId": "of a version that we do not know" },
         ]);
 
@@ -254,7 +267,7 @@ mod tests {
                     .collect()
             })
             .collect();
-        assert_eq!(lines.len(), 5, "{text}");
+        assert_eq!(lines.len(), 6, "{text}");
         assert_eq!(lines[1][..4], ["n1", "up", "on", "on"]);
         assert_eq!(
             lines[1][6..],
@@ -271,6 +284,6 @@ mod tests {
         );
         assert_eq!(lines[2][..4], ["n1", "draining", "off", "on"]);
         assert_eq!(lines[3][3], "closed");
-        assert_eq!(lines[4][1], "stale");
+        assert_eq!((lines[4][1], lines[5][1]), ("stale", "behind"));
     }
 }

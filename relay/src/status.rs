@@ -42,6 +42,7 @@ fn show(sources: &Sources) -> Value {
         local,
         groups,
         gauges,
+        global,
     } = &sources.servers.describer;
     let settings = local.settings.now();
     let sessions: Vec<_> = outfit
@@ -61,6 +62,7 @@ fn show(sources: &Sources) -> Value {
         "settings": *settings,
         "static_data_fault": local.static_data.now().fault,
         "failing_metrics": gauges.failing(),
+        "config": { "epoch": global.epoch(), "fault": global.fault() },
         "store": show_store(&sources.cluster),
         "cluster": show_cluster(&sources.servers),
         "peers": sources.peers.show(),
@@ -136,6 +138,9 @@ pub fn text(status: &Value) -> String {
         }
     }
     text.push_str(&cluster_text(&status["cluster"]));
+    if let Some(fault) = status["config"]["fault"].as_str() {
+        let _infallible = writeln!(text, "configuration of the cluster: {fault}");
+    }
     if let Some(missing) = store_text(&status["store"]) {
         let _infallible = writeln!(text, "{missing}");
     }
@@ -289,6 +294,7 @@ mod tests {
         let status = json!({
             "node": "n1", "version": "1.2.3", "draining": true,
             "files": [{ "path": "/etc/gateway.json", "fault": "not there" }],
+            "config": { "epoch": 7, "fault": "not believed; epoch 7 holds" },
             "store": { "transporter": "nats", "ready": false, "host": "n9:4222", "step": "tcp", "cause": "refused" },
             "failures": [{ "gateway": "https://gw", "cause": "dns: no address" }],
             "tunnels": [{ "gateway": "https://other", "id": 7, "transport": "quic", "rtt_ms": 1.26, "draining": false,
@@ -301,6 +307,7 @@ mod tests {
         for part in [
             "node n1, version 1.2.3, draining",
             "gateway file /etc/gateway.json: not there",
+            "configuration of the cluster: not believed; epoch 7 holds",
             "store (nats): n9:4222 fails at tcp: refused",
             "no tunnel to https://gw: dns: no address",
             "session desk is refused by https://other (tunnel 7): home_taken",

@@ -26,6 +26,9 @@ enum Carrier {
     Nats(Nats),
 }
 
+/// A broker to connect to, and its TLS.
+type Connection = (Broker, Option<ClientConfig>);
+
 /// Why a relay has no cluster, not even one that is still to be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterStartError {
@@ -40,6 +43,9 @@ pub enum ClusterStartError {
         "{0}: this version has no Redis transporter: set `transporterType` to \"nats\", or remove the file for the embedded store"
     )]
     NoRedis(String),
+    /// The file that was named is of a cluster of one node.
+    #[error("{0} names no broker: it says that each node has a store of its own")]
+    NoBroker(String),
 }
 
 impl Cluster {
@@ -59,8 +65,28 @@ impl Cluster {
                 &state.join(STORE_FILE),
                 limits,
             )?)),
-            Some((broker, tls)) => Self(Carrier::Nats(Nats::start(broker, tls, limits, tasks))),
+            Some(connection) => Self::connect(connection, limits, tasks),
         })
+    }
+
+    /// The cluster behind `broker`, connected to in the background.
+    ///
+    /// # Errors
+    /// [`ClusterStartError`]; never because the broker cannot be reached.
+    pub fn start_with(
+        broker: Broker,
+        limits: Limits,
+        tasks: &Tasks,
+    ) -> Result<Self, ClusterStartError> {
+        let path = broker.path.display().to_string();
+        match connection_to(broker)? {
+            Some(connection) => Ok(Self::connect(connection, limits, tasks)),
+            None => Err(ClusterStartError::NoBroker(path)),
+        }
+    }
+
+    fn connect((broker, tls): Connection, limits: Limits, tasks: &Tasks) -> Self {
+        Self(Carrier::Nats(Nats::start(broker, tls, limits, tasks)))
     }
 
     /// Whether [`start`](Self::start) would take the `broker.json` beside `config`, as far as files tell.
@@ -124,10 +150,14 @@ impl Cluster {
 }
 
 /// The broker to connect to and its TLS; none for the embedded store.
-fn broker_of(config: &Path) -> Result<Option<(Broker, Option<ClientConfig>)>, ClusterStartError> {
-    let Some(broker) = broker_beside(config)? else {
-        return Ok(None);
-    };
+fn broker_of(config: &Path) -> Result<Option<Connection>, ClusterStartError> {
+    match broker_beside(config)? {
+        Some(broker) => connection_to(broker),
+        None => Ok(None),
+    }
+}
+
+fn connection_to(broker: Broker) -> Result<Option<Connection>, ClusterStartError> {
     match broker.transporter {
         Transporter::Embedded => Ok(None),
         Transporter::Redis => Err(ClusterStartError::NoRedis(

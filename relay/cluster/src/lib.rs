@@ -7,6 +7,7 @@
 
 pub mod init;
 pub mod cluster;
+pub mod global;
 pub mod lease;
 pub mod signed;
 pub mod embedded;

@@ -173,7 +173,6 @@ impl Signer {
     ) -> Option<Bytes> {
         let expires = millis(claim.expires);
         let covered = covered(place, (&claim.owner, claim.version, expires), payload);
-        let live = self.0.iter().rev().filter(|key| key.is_live(now));
         let code = |key: &ClusterKey| Code {
             kid: key.kid.clone(),
             code: URL_SAFE_NO_PAD.encode(hmac::sign(&key.key, &covered)),
@@ -182,7 +181,7 @@ impl Signer {
             owner: claim.owner.clone(),
             version: claim.version,
             expires,
-            codes: live.take(MOST_CODES).map(code).collect(),
+            codes: self.signing(now).map(code).collect(),
         };
         if head.codes.is_empty() {
             return None;
@@ -192,6 +191,24 @@ impl Signer {
         signed.push(b'\n');
         signed.extend_from_slice(payload);
         Some(signed.into())
+    }
+}
+
+impl Signer {
+    /// Whether a signed value has a code of the newest key that is live, or there is none.
+    #[must_use]
+    pub fn has_newest(&self, signed: &Bytes, now: SystemTime) -> bool {
+        let Some(newest) = self.signing(now).next() else {
+            return true;
+        };
+        let head = parted(signed).map(|(head, _payload)| head);
+        head.is_some_and(|head| head.codes.iter().any(|code| code.kid == newest.kid))
+    }
+
+    /// The newest keys that are live.
+    fn signing(&self, now: SystemTime) -> impl Iterator<Item = &ClusterKey> {
+        let live = self.0.iter().rev().filter(move |key| key.is_live(now));
+        live.take(MOST_CODES)
     }
 }
 
@@ -257,11 +274,7 @@ impl Verifier {
         signed: &Bytes,
         now: SystemTime,
     ) -> Result<(Head, Bytes), Distrust> {
-        let line = signed.iter().take(MAX_HEAD).position(|byte| *byte == b'\n');
-        let line = line.ok_or(Distrust::Malformed)?;
-        let head = serde_json::from_slice::<Head>(&signed.slice(..line));
-        let head = head.map_err(|_other| Distrust::Malformed)?;
-        let payload = signed.slice(line.saturating_add(1)..);
+        let (head, payload) = parted(signed).ok_or(Distrust::Malformed)?;
         let covered = covered(place, (&head.owner, head.version, head.expires), &payload);
         let (key, code) = self.common(&head.codes, now)?;
         let code = URL_SAFE_NO_PAD.decode(code);
@@ -316,6 +329,16 @@ impl Verifier {
     fn seen(&self) -> MutexGuard<'_, HashMap<Key, Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// First line and payload.
+fn parted(signed: &Bytes) -> Option<(Head, Bytes)> {
+    let line = signed
+        .iter()
+        .take(MAX_HEAD)
+        .position(|byte| *byte == b'\n')?;
+    let head = serde_json::from_slice(&signed.slice(..line)).ok()?;
+    Some((head, signed.slice(line.saturating_add(1)..)))
 }
 
 /// The one that is refused by its age the soonest.

@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep};
 use tracing::{debug, error, info, info_span, warn};
 
-use super::{Here, Reach, SPREAD, Said, nodes, signing};
+use super::{Here, Reach, SPREAD, Said, nodes};
+use crate::credentials::signing;
 
 /// How often it is looked who is gone.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
