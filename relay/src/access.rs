@@ -43,6 +43,12 @@ pub fn decide(session: &SessionConfig, request: &Request) -> Result<Passage, Cod
     }
 }
 
+/// Whether HTTP can reach a session, and somebody without a login may. From where is asked for each stream.
+#[must_use]
+pub const fn is_open_to_http(session: &SessionConfig) -> bool {
+    passage(session, Kind::Http).is_ok() && public(session)
+}
+
 /// Decides on an HTTP request on a stream whose TLS the relay has ended, client certificate included.
 ///
 /// # Errors

@@ -22,16 +22,18 @@ use crate::vnc;
 pub(crate) struct Admitted {
     pub(crate) request: Request,
     pub(crate) session: Arc<Session>,
-    pub(crate) tunnel: Tunnel,
+    /// Number of the tunnel that it came on; 0 for none.
+    pub(crate) tunnel: u64,
+    /// What it came over, as lists show it.
+    pub(crate) transport: &'static str,
     pub(crate) tasks: Tasks,
-    pub(crate) invitations: Arc<Invitations>,
 }
 
 impl Admitted {
     /// Whether a data connection may carry it: the gateway knows how, and the session's program itself ends TLS.
-    pub(crate) fn is_promotable(&self) -> bool {
+    pub(crate) fn is_promotable(&self, from: &Tunnel) -> bool {
         let blind = self.request.kind == Kind::Tls && self.session.config.protocol == Protocol::Tls;
-        blind && self.tunnel.has(DATA)
+        blind && from.has(DATA)
     }
 }
 
@@ -115,13 +117,14 @@ impl Carrier {
     pub(crate) async fn splice_promotable(
         &self,
         admitted: &Admitted,
+        invitations: &Arc<Invitations>,
         stream: TunnelStream,
         session: &mut Upstream,
     ) {
         let entry = self.enter(admitted);
         let started = Instant::now();
         let meter = Arc::clone(entry.meter());
-        let promotee = admitted.invitations.promotee(stream.number(), meter);
+        let promotee = invitations.promotee(stream.number(), meter);
         let mut client = Promotable::new(stream, promotee, self.limits.data_idle);
         let running = sallyport_splice::run_bare(&mut client, session, &self.splice, entry.meter());
         log_end(&running.await, started);
@@ -141,11 +144,16 @@ impl Carrier {
 
     /// Lists a stream until the entry is dropped.
     pub(crate) fn enter(&self, admitted: &Admitted) -> Entry {
-        self.enter_onward(&admitted.request, &self.node, &admitted.tunnel)
+        self.enter_onward(&admitted.request, &self.node, admitted.transport)
     }
 
     /// As [`Self::enter`], for a session of any node.
-    pub(crate) fn enter_onward(&self, request: &Request, node: &NodeName, from: &Tunnel) -> Entry {
+    pub(crate) fn enter_onward(
+        &self,
+        request: &Request,
+        node: &NodeName,
+        transport: &'static str,
+    ) -> Entry {
         let session = request.session.as_ref();
         self.ledger.open(Live {
             id: request.request_id.clone(),
@@ -153,7 +161,7 @@ impl Carrier {
             node: node.to_string(),
             client: client(request),
             kind: kind_word(request.kind),
-            transport: from.transport().word(),
+            transport,
             since: SystemTime::now(),
         })
     }

@@ -1,5 +1,7 @@
-//! The TLS that this relay ends for its sessions, from the files of their `tls` and `client_ca` keys.
+//! The TLS that this relay ends: for its sessions, from the files of their `tls` and `client_ca` keys, and for clients of
+//! its own port.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,11 +16,29 @@ use sallyport_wire::message::Protocol;
 use crate::config::{SessionConfig, TlsFiles};
 use crate::sessions::Session;
 
-/// Why a session's TLS cannot be had. The configuration is at fault.
+/// What a certificate is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// A session.
+    Session(SessionId),
+    /// The relay's own port.
+    Direct,
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Session(session) => write!(f, "session `{session}`"),
+            Self::Direct => f.write_str("[direct]"),
+        }
+    }
+}
+
+/// Why TLS cannot be had. The configuration is at fault.
 #[derive(Debug, thiserror::Error)]
-#[error("session `{session}`: {fault}")]
+#[error("{whose}: {fault}")]
 pub struct TlsError {
-    session: SessionId,
+    whose: Whose,
     #[source]
     fault: Fault,
 }
@@ -50,16 +70,16 @@ enum Fault {
 /// A certificate that is in use, and where it came from.
 #[derive(Debug)]
 pub struct Served {
-    session: SessionId,
+    whose: Whose,
     files: TlsFiles,
     certs: Arc<Reloading>,
 }
 
 impl Served {
-    /// Whose it is.
+    /// What it is for.
     #[must_use]
-    pub const fn session(&self) -> &SessionId {
-        &self.session
+    pub const fn whose(&self) -> &Whose {
+        &self.whose
     }
 
     /// Reads the files again; what cannot be used leaves the old certificate in place.
@@ -69,7 +89,7 @@ impl Served {
     pub fn reload(&self) -> Result<(), TlsError> {
         let identity = identity(&self.files);
         let identity = identity.map_err(|fault| TlsError {
-            session: self.session.clone(),
+            whose: self.whose.clone(),
             fault,
         })?;
         self.certs.replace(identity);
@@ -89,11 +109,11 @@ pub fn open(configs: Vec<SessionConfig>) -> Result<(Vec<Session>, Vec<Served>), 
             Some(files) => {
                 let opened = tls(&config, files);
                 let (tls, certs) = opened.map_err(|fault| TlsError {
-                    session: config.id.clone(),
+                    whose: Whose::Session(config.id.clone()),
                     fault,
                 })?;
                 all.push(Served {
-                    session: config.id.clone(),
+                    whose: Whose::Session(config.id.clone()),
                     files: files.clone(),
                     certs,
                 });
@@ -104,6 +124,28 @@ pub fn open(configs: Vec<SessionConfig>) -> Result<(Vec<Session>, Vec<Served>), 
         sessions.push(Session::new(config, tls));
     }
     Ok((sessions, all))
+}
+
+/// The TLS of clients of the relay's own port, and the certificate behind it.
+///
+/// # Errors
+/// [`TlsError`] if the files cannot be used.
+pub fn open_direct(files: &TlsFiles) -> Result<(Arc<ServerConfig>, Served), TlsError> {
+    let opened = identity(files).map(Reloading::new).and_then(|certs| {
+        let server = front_server_config(Arc::clone(&certs));
+        let server = server.map_err(|cause| Fault::Config { cause })?;
+        Ok((server, certs))
+    });
+    let (server, certs) = opened.map_err(|fault| TlsError {
+        whose: Whose::Direct,
+        fault,
+    })?;
+    let served = Served {
+        whose: Whose::Direct,
+        files: files.clone(),
+        certs,
+    };
+    Ok((server, served))
 }
 
 fn tls(

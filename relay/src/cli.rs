@@ -277,6 +277,7 @@ fn execute_check(file: &Path) -> Exit {
             .err()
             .map(|error| format!("{}: proxy: {error}", file.display())),
     );
+    faults.extend(run::front_tls(&config).err().map(|error| error.to_string()));
     faults.extend(
         certificates::open(config.sessions)
             .err()

@@ -1,6 +1,7 @@
 //! `relay.toml`: what this relay serves, and to which gateways. Strict: every fault is found and named
 //! with its line before anything starts.
 
+mod direct;
 mod faults;
 mod limits;
 mod metrics;
@@ -21,6 +22,7 @@ use sallyport_ops::config::{self, ConfigError, parse_toml};
 use sallyport_ops::{Congestion, Log, Workers};
 use sallyport_wire::NodeName;
 
+pub use direct::{DirectConfig, FrontConfig};
 pub use faults::{Fault, FaultList};
 pub use limits::Limits;
 pub use metrics::MetricsConfig;
@@ -75,8 +77,8 @@ pub struct Config {
     pub limits: Limits,
     /// The metrics of the node.
     pub metrics: MetricsConfig,
-    /// Address of the port for other nodes; none keeps it shut.
-    pub direct: Option<SocketAddr>,
+    /// The port for other nodes and for clients; none keeps it shut.
+    pub direct: Option<DirectConfig>,
     /// Whether it hears all the time what the other nodes say over the cluster's bus.
     pub observe: bool,
     /// Other nodes to dial, in the order of the file.
@@ -117,6 +119,12 @@ impl Config {
         faults.none_or(config).map_err(LoadError::Faults)
     }
 
+    /// Address of the port for other nodes, if it is open.
+    #[must_use]
+    pub fn port(&self) -> Option<SocketAddr> {
+        self.direct.as_ref().map(|direct| direct.listen)
+    }
+
     fn check(raw: RawConfig, faults: &mut Faults<'_>) -> Option<Self> {
         let node = node_name(raw.node, faults);
         let gateway_files = raw
@@ -142,6 +150,7 @@ impl Config {
             .map(|table| static_data::check(table, faults));
         let limits = raw.limits.check(faults);
         let metrics = raw.metrics.check(faults);
+        let direct = direct::check(raw.direct, faults);
         let peers = peer::check(raw.peer, node.as_ref(), faults);
         let sessions = sessions(raw.session, faults);
         Some(Self {
@@ -165,7 +174,7 @@ impl Config {
             limits,
             observe: raw.cluster.observe,
             metrics,
-            direct: raw.direct.listen,
+            direct,
             peers,
             sessions,
         })

@@ -105,6 +105,14 @@ impl Directory {
         home(&nodes, session, now).map(|(node, _)| node.clone())
     }
 
+    /// What the node that has a session said of it last.
+    #[must_use]
+    pub fn offer(&self, session: &SessionId, now: Instant) -> Option<Offer> {
+        let nodes = self.lock();
+        let (_, known) = home(&nodes, session, now)?;
+        known.offers.get(session).cloned()
+    }
+
     /// Every session of another node, each once and with its node's name; down where the node is lost.
     #[must_use]
     pub fn offers(&self, now: Instant) -> Vec<Offer> {

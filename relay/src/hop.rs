@@ -22,11 +22,25 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(65);
 /// A stream that asked for a tunnel waits for so long: resolving, connecting and both handshakes have less together.
 const UP_WITHIN: Duration = Duration::from_secs(20);
 
+/// For so long after its start, a relay that has not heard yet what a node has takes an unknown session for one of it.
+const SETTLED_AFTER: Duration = Duration::from_secs(60);
+
 /// The ways to other nodes of the cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hop {
     directory: Directory,
     ways: Mutex<BTreeMap<NodeName, Arc<Way>>>,
+    since: Instant,
+}
+
+impl Default for Hop {
+    fn default() -> Self {
+        Self {
+            directory: Directory::default(),
+            ways: Mutex::default(),
+            since: Instant::now(),
+        }
+    }
 }
 
 /// How to get to one node.
@@ -133,6 +147,13 @@ impl Hop {
     #[must_use]
     pub fn locate(&self, session: &SessionId) -> Option<NodeName> {
         self.directory.locate(session, Instant::now())
+    }
+
+    /// Whether a session that nobody is known to have may be on a node that was not heard since the start.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        let unheard = |node: &NodeName| !self.directory.knows(node);
+        self.since.elapsed() < SETTLED_AFTER && self.ways().keys().any(unheard)
     }
 
     /// Opens a stream on a node, with the head as it came: whoever has the session decides who is let in.

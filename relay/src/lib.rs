@@ -32,6 +32,7 @@ pub mod advertise;
 pub mod streams;
 pub mod probe;
 pub mod terminate;
+mod outlet;
 mod carry;
 pub mod hop;
 pub mod directory;

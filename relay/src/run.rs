@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustls::ServerConfig;
 use sallyport_cluster::{Cluster, ClusterStartError, Limits, NotAKey};
 use sallyport_link::identity::{IdentityError, next_generation};
 use sallyport_link::proxy::{ProxyRules, ProxyUrlError};
@@ -27,7 +28,7 @@ use crate::certificates::{self, Served, TlsError};
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::debug::CATEGORIES;
-use crate::direct::{self, DirectError};
+use crate::direct::{self, Behind, Clients, DirectError};
 use crate::gateways::{self, Files};
 use crate::global::Global;
 use crate::health;
@@ -187,14 +188,12 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
     }
     let mut files = Files::new(config.gateway_files.clone());
     usable(&mut files)?;
-    let (sessions, served) = certificates::open(config.sessions.clone())?;
+    let (sessions, mut served) = certificates::open(config.sessions.clone())?;
+    let (front, certificate) = front_tls(config)?.unzip();
+    served.extend(certificate);
     let sessions = Arc::new(Sessions::new(sessions));
-    let streams = Streams::new(
-        config.node.clone(),
-        Arc::clone(&sessions),
-        config.limits,
-        &metrics,
-    );
+    let node = config.node.clone();
+    let streams = Streams::new(node, Arc::clone(&sessions), config.limits, &metrics);
     let state = state_dir(&config.path)?;
     let board = Board::new(ready.clone(), &metrics);
     let outfit = outfit(config, streams, (board, &state), owners)?;
@@ -208,7 +207,7 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
     let global = Global::open(&config.node, &cluster, keys.clone(), &state)?;
     global.follow(&owners.background);
     let describer = describer(config, &outfit, (local, global), owners);
-    let addresses = join::addresses(&config.node, config.direct);
+    let addresses = join::addresses(&config.node, config.port());
     let joined = join::join(&describer, &cluster, addresses, &keys, &owners.speaking)?;
     if let Some(joined) = joined.as_ref().filter(|_| config.observe) {
         observe(&joined.observer, &outfit, &peers, owners);
@@ -224,7 +223,7 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
     info!(node = %outfit.person.node, id = %outfit.person.identity.id(), generation = outfit.person.generation, sessions = sessions.len(), "relay started");
     health::watch(&sessions, &config.limits, &owners.background);
     peers.start(&owners.all);
-    open_direct(config, peers, owners)?;
+    open_direct(config, peers, (front, &outfit.streams), owners)?;
     let following = gateways::follow(files, Arc::clone(&outfit), owners.tunnels.clone());
     owners.background.spawn(info_span!("gateways"), following);
     Ok(Running {
@@ -277,13 +276,41 @@ fn servers(
     }
 }
 
-fn open_direct(config: &Config, peers: Arc<Peers>, owners: &Owners) -> Result<(), StartError> {
-    let Some(address) = config.direct else {
+/// The TLS of clients that come to this relay itself, if they may.
+///
+/// # Errors
+/// [`TlsError`] if the files of `[direct]` cannot be used.
+pub fn front_tls(config: &Config) -> Result<Option<(Arc<ServerConfig>, Served)>, TlsError> {
+    let front = config
+        .direct
+        .as_ref()
+        .and_then(|direct| direct.front.as_ref());
+    front
+        .map(|front| certificates::open_direct(&front.tls))
+        .transpose()
+}
+
+fn open_direct(
+    config: &Config,
+    peers: Arc<Peers>,
+    (front, streams): (Option<Arc<ServerConfig>>, &Arc<Streams>),
+    owners: &Owners,
+) -> Result<(), StartError> {
+    let Some(port) = &config.direct else {
         return Ok(());
     };
-    let (links, listeners) = (owners.all.child(), &owners.background);
+    let clients = front.map(|tls| Clients {
+        tls,
+        streams: Arc::clone(streams),
+        tasks: owners.tunnels.child(),
+    });
+    let behind = Behind {
+        peers,
+        links: owners.all.child(),
+        clients,
+    };
     let bounds = (&config.limits, settings(config));
-    direct::open(address, peers, bounds, links, listeners)?;
+    direct::open(port, behind, bounds, &owners.background)?;
     Ok(())
 }
 
@@ -417,7 +444,7 @@ fn serve_admin(
 fn reload(served: &[Served]) {
     for certificate in served {
         match certificate.reload() {
-            Ok(()) => info!(session = %certificate.session(), "certificate read again"),
+            Ok(()) => info!(of = %certificate.whose(), "certificate read again"),
             Err(cause) => error!(%cause, "the old certificate stays"),
         }
     }

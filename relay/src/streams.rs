@@ -20,6 +20,8 @@ use crate::promote::{Invitations, Promotions};
 use crate::sessions::{Session, Sessions};
 use crate::{carry, probe, terminate, udp};
 
+mod clients;
+
 /// The tunnel that streams come from, and what belongs to it.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -159,11 +161,11 @@ impl Streams {
                 let admitted = Admitted {
                     request,
                     session,
-                    tunnel: source.tunnel,
-                    tasks: source.tasks,
-                    invitations: source.invitations,
+                    tunnel: source.tunnel.id(),
+                    transport: source.tunnel.transport().word(),
+                    tasks: source.tasks.clone(),
                 };
-                Box::pin(self.carry(admitted, passage, stream)).await;
+                Box::pin(self.carry(admitted, passage, stream, &source)).await;
             }
             Err(code) => self.refuse(stream, code).await,
         }
@@ -213,7 +215,8 @@ impl Streams {
         mut stream: TunnelStream,
         tunnel: &Tunnel,
     ) {
-        let entry = self.carrier.enter_onward(request, node, tunnel);
+        let transport = tunnel.transport().word();
+        let entry = self.carrier.enter_onward(request, node, transport);
         if request.kind == Kind::Udp {
             return self
                 .pass_on_datagrams((node, head), stream, tunnel, &entry)
@@ -254,15 +257,17 @@ impl Streams {
         admitted: Admitted,
         passage: Passage,
         mut stream: TunnelStream,
+        source: &Source,
     ) {
         match passage {
             Passage::Straight => match self.carrier.reach(&admitted).await {
                 Ok(mut upstream) => {
                     stream.accept();
-                    if admitted.is_promotable() {
+                    if admitted.is_promotable(&source.tunnel) {
+                        let invitations = &source.invitations;
                         return self
                             .carrier
-                            .splice_promotable(&admitted, stream, &mut upstream)
+                            .splice_promotable(&admitted, invitations, stream, &mut upstream)
                             .await;
                     }
                     self.carrier
@@ -284,11 +289,11 @@ impl Streams {
                 ))
                 .await;
             }
-            Passage::Datagrams => self.datagrams(&admitted, stream).await,
+            Passage::Datagrams => self.datagrams(&admitted, stream, &source.tunnel).await,
         }
     }
 
-    async fn datagrams(&self, admitted: &Admitted, stream: TunnelStream) {
+    async fn datagrams(&self, admitted: &Admitted, stream: TunnelStream, tunnel: &Tunnel) {
         let Ok(_place) = self.flows.try_acquire() else {
             debug!("as many flows as there may be");
             return self.refuse(stream, Code::Limit).await;
@@ -301,7 +306,7 @@ impl Streams {
             }
         };
         let entry = self.carrier.enter(admitted);
-        let flow = stream.into_flow(&admitted.tunnel);
+        let flow = stream.into_flow(tunnel);
         let meter: &Meter = entry.meter();
         let end = udp::carry(&flow, &socket, self.carrier.limits().udp_idle, meter).await;
         debug!(
@@ -314,9 +319,14 @@ impl Streams {
 
     async fn refuse(&self, stream: TunnelStream, code: Code) {
         debug!(%code, "stream refused");
+        self.count_refused(code);
+        stream.refuse(code).await;
+    }
+
+    /// Counts something that was refused.
+    pub fn count_refused(&self, code: Code) {
         self.refused
             .get_or_create(&vec![("code", code.word())])
             .inc();
-        stream.refuse(code).await;
     }
 }

@@ -6,31 +6,21 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::StatusCode;
 use sallyport_edge::client::{ClientInfo, HttpVersion};
 use sallyport_edge::{Ask, Denial, Found, Front, Opener, Page, Sites, Way};
 use sallyport_link::TunnelStream;
-use sallyport_splice::{Abort as _, Duplex, Entry};
+use sallyport_splice::{Abort as _, Entry};
 use sallyport_wire::message::Protocol;
 use sallyport_wire::{Code, SessionId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tracing::{debug, info, info_span};
+use tracing::{debug, info};
 
 use crate::access;
 use crate::carry::{self, Admitted, Carrier};
-
-mod metered;
-mod pipe;
-
-use metered::Metered;
-use pipe::Pipe;
-
-/// Bytes between the front and the bridge of a desktop behind TLS, each way.
-const BRIDGE_BUFFER: usize = 64 << 10;
+use crate::outlet::{self, Outlet};
 
 /// How long a client may take to read why its handshake failed, and what it may send meanwhile.
 const LINGER: Duration = Duration::from_secs(2);
@@ -93,8 +83,8 @@ async fn front(carrier: Arc<Carrier>, admitted: Admitted, tls: TlsStream<TunnelS
         entry: Arc::new(carrier.enter(&admitted)),
         way: Arc::new(Way {
             node: carrier.node().clone(),
-            tunnel: admitted.tunnel.id(),
-            transport: admitted.tunnel.transport().word(),
+            tunnel: admitted.tunnel,
+            transport: admitted.transport,
         }),
         carrier,
         admitted: Arc::new(admitted),
@@ -146,7 +136,7 @@ struct Here {
 }
 
 impl Opener for Here {
-    type Stream = Box<dyn Duplex>;
+    type Stream = Outlet;
 
     async fn find(&self, session: &SessionId) -> Result<Found, Denial> {
         let here = &self.admitted.session;
@@ -169,52 +159,27 @@ impl Opener for Here {
                 ..Denial::new(Code::SessionDown, cause)
             });
         }
-        let seconds = u64::from(here.config.answer_within);
-        Ok(Found {
-            session: here.id().clone(),
-            protocol: here.config.protocol,
-            keep_prefix: !here.config.strip_prefix,
-            answer_within: (seconds > 0).then(|| Duration::from_secs(seconds)),
-            anonymous: here.config.anonymous(),
+        Ok(outlet::found(&here.config))
+    }
+
+    async fn open(&self, _ask: &Ask) -> Result<Outlet, Denial> {
+        let entry = || Arc::clone(&self.entry);
+        let way = Arc::clone(&self.way);
+        let opened = Outlet::reach(&self.carrier, &self.admitted, way, entry).await;
+        opened.map_err(|error| Denial {
+            session: Some(self.admitted.session.id().clone()),
+            ..Denial::new(error.code(), error.to_string())
         })
     }
 
-    async fn open(&self, _ask: &Ask) -> Result<Self::Stream, Denial> {
-        if self.admitted.session.config.protocol == Protocol::Vnc {
-            return Ok(Box::new(self.desktop()));
-        }
-        match self.carrier.reach(&self.admitted).await {
-            Ok(upstream) => Ok(Box::new(Metered::new(upstream, Arc::clone(&self.entry)))),
-            Err(error) => Err(Denial {
-                session: Some(self.admitted.session.id().clone()),
-                ..Denial::new(error.code(), error.to_string())
-            }),
-        }
-    }
-
-    fn way(&self, _stream: &Self::Stream) -> Arc<Way> {
-        Arc::clone(&self.way)
+    fn way(&self, stream: &Outlet) -> Arc<Way> {
+        Arc::clone(stream.way())
     }
 
     /// Its stream was let in, so that only the access log has it.
     fn refused(&self, _code: Code) {}
 
     fn root(&self, _accept_json: bool) -> Page {
-        Page {
-            status: StatusCode::NOT_FOUND,
-            content_type: "text/plain; charset=utf-8",
-            body: Bytes::from_static(b"not found\n"),
-        }
-    }
-}
-
-impl Here {
-    fn desktop(&self) -> Pipe {
-        let (front, bridge) = Pipe::pair(BRIDGE_BUFFER);
-        let (carrier, admitted) = (Arc::clone(&self.carrier), Arc::clone(&self.admitted));
-        let span = info_span!("desktop", session = %admitted.session.id());
-        let tasks = self.admitted.tasks.clone();
-        tasks.spawn(span, async move { carrier.bridge(&admitted, bridge).await });
-        front
+        outlet::no_page()
     }
 }

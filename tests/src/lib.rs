@@ -24,6 +24,7 @@ pub mod raw;
 pub mod hello;
 pub mod frames;
 pub mod recorder;
+pub mod balancer;
 pub mod daemon;
 pub mod port;
 pub mod unread;

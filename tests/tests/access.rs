@@ -1,15 +1,10 @@
 //! Who is let in, and as whom: logins, networks, client certificates, PROXY headers in and out.
 
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
-
-use std::io::{self, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
 
-use socket2::{Domain, Socket, Type};
-
+use sallyport_tests::balancer::{CLIENT, PROXY, balancer, headers};
 use sallyport_tests::service::{Certificate, Nginx};
 use sallyport_tests::{Answer, Curl, Gateway, Port, Relay, Site, run_ok};
 
@@ -243,8 +238,6 @@ struct Proxied {
     site: Site,
 }
 
-const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
-
 fn proxied() -> Proxied {
     let site = Site::new();
     let port = Port::reserve();
@@ -321,46 +314,6 @@ fn a_session_sees_who_its_client_is_in_a_proxy_header() {
         assert_eq!(answer.text(), expected);
     }
 }
-
-/// A load balancer in front of `to`: it connects from [`PROXY`] and sends `header` first.
-fn balancer(to: u16, header: Vec<u8>) -> u16 {
-    let listener = TcpListener::bind((HERE, 0)).expect("a port");
-    let port = listener.local_addr().expect("bound").port();
-    thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let header = header.clone();
-            thread::spawn(move || forward(client, to, &header));
-        }
-    });
-    port
-}
-
-fn forward(client: TcpStream, to: u16, header: &[u8]) -> Option<()> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).ok()?;
-    socket.bind(&SocketAddr::from((PROXY, 0)).into()).ok()?;
-    socket.connect(&SocketAddr::from((HERE, to)).into()).ok()?;
-    let mut gateway = TcpStream::from(socket);
-    gateway.write_all(header).ok()?;
-    let (mut up, mut into) = (client.try_clone().ok()?, gateway.try_clone().ok()?);
-    let upwards = thread::spawn(move || {
-        let _ended = io::copy(&mut up, &mut into);
-        let _closed = into.shutdown(Shutdown::Write);
-    });
-    let mut client = client;
-    let _ended = io::copy(&mut gateway, &mut client);
-    let _closed = client.shutdown(Shutdown::Both);
-    upwards.join().ok()
-}
-
-/// Both forms of the header of a client at 203.0.113.9.
-fn headers() -> [Vec<u8>; 2] {
-    let mut binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
-    binary.extend([203, 0, 113, 9, 192, 0, 2, 1, 0x10, 0, 0x01, 0xbb]);
-    let text = b"PROXY TCP4 203.0.113.9 192.0.2.1 4096 443\r\n".to_vec();
-    [text, binary]
-}
-
-const CLIENT: &str = "203.0.113.9";
 
 #[test]
 fn a_trusted_proxy_is_believed() {

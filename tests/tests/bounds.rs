@@ -15,6 +15,7 @@ const STALLS: &str = "tests/tests/stalls.rs";
 const HTTP2: &str = "tests/tests/http2.rs";
 const TRAILERS: &str = "tests/tests/trailers.rs";
 const PROMOTION: &str = "tests/tests/promotion.rs";
+const DIRECT: &str = "tests/tests/direct.rs";
 const HOP: &str = "tests/tests/hop.rs";
 const GPUS: &str = "relay/node/src/machine/gpus.rs";
 const LIMITS: &str = "tests/tests/limits.rs";
@@ -32,6 +33,7 @@ const STREAMS: &str = "relay/tests/streams.rs";
 const HEALTH: &str = "relay/src/health/tests.rs";
 
 const PORT: Test = (HOP, "the_port_holds_so_many_and_no_more");
+const CLIENTS: Test = (DIRECT, "connections_and_streams_of_clients_are_limited");
 const SILENT: Test = (
     STALLS,
     "silent_clients_are_closed_and_others_served_meanwhile",
@@ -331,6 +333,8 @@ const GATEWAY_LIMITS: &[(&str, Test)] = &[
 
 /// Limits of `relay.toml`, each with a test that reaches it.
 const RELAY_LIMITS: &[(&str, Test)] = &[
+    ("limits.client_streams", CLIENTS),
+    ("limits.client_streams_per_source", CLIENTS),
     (
         "limits.closing",
         (
@@ -345,6 +349,8 @@ const RELAY_LIMITS: &[(&str, Test)] = &[
             "a_session_that_does_not_answer_the_connection_is_too_slow",
         ),
     ),
+    ("limits.connections", CLIENTS),
+    ("limits.connections_per_source", CLIENTS),
     ("limits.data_connections", MOST_DATA),
     (
         "limits.data_idle",

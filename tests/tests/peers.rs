@@ -15,7 +15,7 @@ use sallyport_ops::{Metrics, Ready, Tasks};
 use sallyport_relay::board::{Board, TUNNELS};
 use sallyport_relay::config::Config;
 use sallyport_relay::credentials::Credentials;
-use sallyport_relay::direct;
+use sallyport_relay::direct::{self, Behind};
 use sallyport_relay::hop::Hop;
 use sallyport_relay::outfit::{Outfit, Person};
 use sallyport_relay::peers::{Peers, Trust};
@@ -91,9 +91,14 @@ impl Node {
         let owners = (tasks.child(), tasks.child());
         let peers = Peers::new(outfit, trust, Settings::relay(), owners);
         peers.start(&tasks);
-        if let Some(address) = config.direct {
+        if let Some(port) = &config.direct {
             let with = (&config.limits, Settings::relay());
-            let opened = direct::open(address, Arc::clone(&peers), with, tasks.child(), &tasks);
+            let behind = Behind {
+                peers: Arc::clone(&peers),
+                links: tasks.child(),
+                clients: None,
+            };
+            let opened = direct::open(port, behind, with, &tasks);
             opened.expect("a free port");
         }
         Self {

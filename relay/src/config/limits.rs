@@ -81,6 +81,14 @@ limits! {
         handshakes = 256 in 1..=65_536;
         /// Of these, connections of one address, or of one /64 of IPv6.
         handshakes_per_source = 64 in 1..=65_536;
+        /// Most connections of clients at once at the direct port.
+        connections = 2048 in 1..=1_000_000;
+        /// Of these, connections of one address, or of one /64 of IPv6.
+        connections_per_source = 256 in 1..=1_000_000;
+        /// Most streams to sessions at once for clients of the direct port.
+        client_streams = 8192 in 1..=1_000_000;
+        /// Of these, streams for clients of one address, or of one /64 of IPv6.
+        client_streams_per_source = 1024 in 1..=1_000_000;
         /// Most names of other nodes that are bound to a node key.
         peer_names = 4096 in 1..=65_536;
         /// Most peer tunnels that other nodes may hold to this one.

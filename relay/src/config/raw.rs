@@ -58,6 +58,11 @@ impl Default for RawCluster {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawDirect {
     pub(super) listen: Option<SocketAddr>,
+    pub(super) url: Option<Spanned<String>>,
+    pub(super) cert: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+    pub(super) trusted_proxies: Vec<IpNet>,
+    pub(super) proxy_protocol: bool,
 }
 
 /// One `[[peer]]` table.

@@ -81,7 +81,8 @@ fn every_key_of_the_example_that_is_commented_out_is_known() {
 
     let config = parse(&uncommented).expect("loads");
     assert_eq!(config.sessions[0].answer_within, 300);
-    assert!(config.direct.is_some() && config.peers.len() == 1);
+    assert!(config.direct.is_some_and(|direct| direct.front.is_some()));
+    assert_eq!(config.peers.len(), 1);
 }
 
 fn is_key(text: &str) -> bool {
@@ -222,6 +223,42 @@ fn ids_are_unique_and_at_most_512() {
 fn a_missing_file_says_what_to_do() {
     let error = Config::load(Path::new("/nonexistent/relay.toml")).expect_err("missing");
     assert!(error.to_string().contains("--config"));
+}
+
+#[test]
+fn clients_come_in_with_a_url_and_a_certificate_or_not_at_all() {
+    let direct = |text: &str| parse(&(with("") + "[direct]\n" + text));
+    let listen = "listen = \"[::]:3300\"\n";
+    let url = "url = \"https://n1.example.org:3300\"\n";
+    let files = "cert = \"c.pem\"\nkey = \"c.key\"\n";
+    let config = direct(&[listen, url, files].concat()).expect("loads");
+    let front = config.direct.and_then(|direct| direct.front);
+    let front = front.expect("clients come in");
+    assert_eq!(front.tls.key, Path::new("/etc/sallyport/c.key"));
+    assert!(!front.proxy_protocol && front.trusted_proxies.is_empty());
+    let closed = direct(listen).expect("loads").direct;
+    assert_eq!(closed.and_then(|direct| direct.front), None);
+
+    for (text, part) in [
+        ([listen, url].concat(), "all of `url`, `cert` and `key`"),
+        ([listen, files].concat(), "all of `url`, `cert` and `key`"),
+        ([url, files].concat(), "needs `listen`"),
+        (
+            [listen, "proxy_protocol = true\n"].concat(),
+            "are for clients",
+        ),
+        (
+            [listen, "trusted_proxies = [\"10.0.0.0/8\"]\n"].concat(),
+            "are for clients",
+        ),
+        (
+            [listen, "url = \"http://n1\"\n", files].concat(),
+            "no URL of a node",
+        ),
+    ] {
+        let text = direct(&text).expect_err("must be refused");
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }
 
 #[test]

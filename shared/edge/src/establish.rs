@@ -67,6 +67,8 @@ pub enum ProxyHeader {
     Optional,
     /// They must.
     Required,
+    /// They must for clients. A relay at a trusted address may also come by itself.
+    OfClients,
 }
 
 impl Rules {
@@ -227,6 +229,7 @@ pub async fn establish(
         stream,
         read: BytesMut::new(),
         client,
+        header_is_missing: false,
     };
     let mut at = Step::ProxyHeader;
     let way = timeout(rules.deadline, Box::pin(newcomer.find_way(rules, &mut at))).await;
@@ -240,6 +243,8 @@ struct Newcomer {
     /// What was read and is not used up: it goes to whoever takes the connection.
     read: BytesMut,
     client: ClientInfo,
+    /// Whether it came without the PROXY header that clients need.
+    header_is_missing: bool,
 }
 
 impl Newcomer {
@@ -259,7 +264,11 @@ impl Newcomer {
         let hello = self.read_hello(rules.hello_bytes).await?;
         self.client.sni.clone_from(&hello.sni);
         *at = Step::Handshake;
-        match choose(&hello, rules) {
+        let choice = choose(&hello, rules);
+        if self.header_is_missing && !matches!(choice, Choice::Tunnel(_)) {
+            return Err(ProxyError::Absent.into());
+        }
+        match choice {
             Choice::Tunnel(config) => {
                 let peer = self.client.address;
                 let (tls, _client) = self.shake_hands(config).await?;
@@ -286,6 +295,10 @@ impl Newcomer {
                 Ok(Some(header)) => break header,
                 Ok(None) => self.read_more(Step::ProxyHeader).await?,
                 Err(ProxyError::Absent) if wanted == ProxyHeader::Optional => return Ok(()),
+                Err(ProxyError::Absent) if wanted == ProxyHeader::OfClients => {
+                    self.header_is_missing = true;
+                    return Ok(());
+                }
                 Err(fault) => return Err(fault.into()),
             };
         };

@@ -309,6 +309,34 @@ async fn the_header_is_required_optional_or_garbage() {
     );
 }
 
+#[tokio::test]
+async fn where_clients_must_send_the_header_relays_need_not() {
+    let (mut rules, _) = rules();
+    proxied(&mut rules, ProxyHeader::OfClients);
+    for name in ["desk.example", "gateway.example"] {
+        let (found, _) = send(&client_hello(Some(name), &[]), &rules).await;
+        assert!(
+            matches!(found, Err(EstablishError::Proxy(ProxyError::Absent))),
+            "{found:?}"
+        );
+    }
+
+    let header = b"PROXY UNKNOWN\r\n".to_vec();
+    let behind = [header, client_hello(Some("desk.example"), &[])].concat();
+    let (found, _) = send(&behind, &rules).await;
+    assert!(
+        matches!(found, Ok(Established::Passthrough { .. })),
+        "{found:?}"
+    );
+
+    rules.deadline = Duration::from_millis(100);
+    let (found, _) = send(&client_hello(None, &[sallyport_wire::ALPN]), &rules).await;
+    assert!(
+        matches!(found, Err(EstablishError::TooSlow(Step::Handshake))),
+        "{found:?}"
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
