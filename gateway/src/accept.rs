@@ -1,5 +1,6 @@
 //! The public TCP port: from an accepted socket to a tunnel, a blind stream or the front.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -256,10 +257,14 @@ impl Hub {
 impl Open {
     fn new(hub: &Arc<Hub>, tls: &Tls, tasks: &Tasks) -> Result<Self, HostError> {
         let config = hub.config();
-        let sites = Sites::new([own_name(&config)], config.sessions_domain.as_deref());
+        let mut sites = Sites::new([own_name(&config)], config.sessions_domain.as_deref())?;
+        for cluster in &config.clusters {
+            let domain = cluster.sessions_domain.as_deref();
+            sites = sites.with(cluster.name.clone(), [&cluster.host], domain)?;
+        }
         let front = Front::new(
             Tunnels(Arc::clone(hub)),
-            sites?,
+            sites,
             Arc::new(config.limits.clone()),
             tasks.clone(),
         );
@@ -276,21 +281,19 @@ fn rules(config: &Config, tls: &Tls) -> Rules {
         .iter()
         .map(|entry| entry.sni.clone())
         .collect();
-    let own = own_name(config);
-    let domain = config
-        .sessions_domain
-        .as_ref()
-        .map(|domain| format!(".{domain}"));
+    let clusters = &config.clusters;
+    let hosts = clusters.iter().map(|cluster| cluster.host.clone());
+    let own: HashSet<String> = hosts.chain([own_name(config)]).collect();
+    let domains = clusters.iter().map(|cluster| &cluster.sessions_domain);
+    let domains = domains.chain([&config.sessions_domain]).flatten();
+    let domains: Vec<_> = domains.map(|domain| format!(".{domain}")).collect();
     Rules {
         tunnel: Some(Arc::clone(&tls.tunnel)),
         data: config.promotion.most > 0,
         front: Some(Arc::clone(&tls.front)),
         passthrough: Arc::new(move |name| names.iter().any(|known| known == name)),
         answers: Arc::new(move |name| {
-            name == own
-                || domain
-                    .as_deref()
-                    .is_some_and(|domain| name.ends_with(domain))
+            own.contains(name) || domains.iter().any(|domain| name.ends_with(domain))
         }),
         answers_strangers: config.url.address().is_some(),
         trusted: config.trusted_proxies.clone(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::Method;
 use sallyport_ops::{Admin, AdminError, AdminRequest};
-use sallyport_wire::{Code, NodeName};
+use sallyport_wire::{ClusterNode, Code};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::warn;
@@ -16,7 +16,7 @@ use crate::status;
 pub const STATUS: &str = "/status";
 /// Every node whose name is bound.
 pub const RELAYS: &str = "/relays";
-/// Releases a node's name: `{"node": "…"}`.
+/// Releases a node's name: `{"node": "…", "cluster": "…"}`, the default cluster's without `cluster`.
 pub const FORGET: &str = "/relays/forget";
 
 /// Takes the keys as their file has them now.
@@ -59,19 +59,9 @@ fn failure(cause: &impl ToString) -> AdminError {
 
 /// Releases a name. Tunnels of the node end: whoever comes next under the name may bring another key.
 async fn forget(hub: &Hub, request: &AdminRequest) -> Result<Value, AdminError> {
-    let node = request
-        .body
-        .as_ref()
-        .and_then(|body| body.get("node"))
-        .and_then(Value::as_str);
-    let node = node.ok_or_else(|| AdminError::bad_request("which node?"))?;
-    let node: NodeName = node
-        .parse()
-        .map_err(|error| AdminError::bad_request(format!("{error}")))?;
+    let node = named(request)?;
     if !hub.names.forget(&node) {
-        return Err(AdminError::not_found(format!(
-            "no node of the name `{node}` is known"
-        )));
+        return Err(unknown(hub, &node));
     }
     let tunnels = hub.registry().members(&node).len();
     hub.expel(&node, Code::Superseded);
@@ -83,5 +73,34 @@ async fn forget(hub: &Hub, request: &AdminRequest) -> Result<Value, AdminError> 
             format!("the name is free until the gateway ends, but that is not saved: {cause}");
         AdminError::new(http::StatusCode::INTERNAL_SERVER_ERROR, text)
     })?;
-    Ok(json!({ "node": node, "tunnels": tunnels }))
+    Ok(json!({ "node": node.name, "cluster": node.cluster, "tunnels": tunnels }))
+}
+
+/// The node that a request names.
+fn named(request: &AdminRequest) -> Result<ClusterNode, AdminError> {
+    let text = |field| {
+        let value = request.body.as_ref().and_then(|body| body.get(field));
+        value.and_then(Value::as_str)
+    };
+    let bad = |error| AdminError::bad_request(format!("{error}"));
+    let name = text("node").ok_or_else(|| AdminError::bad_request("which node?"))?;
+    Ok(ClusterNode {
+        cluster: text("cluster").unwrap_or_default().parse().map_err(bad)?,
+        name: name.parse().map_err(bad)?,
+    })
+}
+
+/// Says where the name is known, if not where it was looked for.
+fn unknown(hub: &Hub, node: &ClusterNode) -> AdminError {
+    let alike = hub
+        .names
+        .all()
+        .into_keys()
+        .filter(|known| known.name == node.name);
+    let known: Vec<_> = alike.map(|known| known.to_string()).collect();
+    let elsewhere = match known.as_slice() {
+        [] => String::new(),
+        known => format!("; `--cluster` says which is meant of {}", known.join(", ")),
+    };
+    AdminError::not_found(format!("no node of the name `{node}` is known{elsewhere}"))
 }

@@ -9,7 +9,7 @@ use sallyport_link::key::Key;
 use sallyport_link::names::{Binding, Claim, ClaimError, NodeKey};
 use sallyport_link::{Gatekeeper, Transport};
 use sallyport_wire::message::{Hello, Refused, Welcome};
-use sallyport_wire::{BINDING_LEN, Code, NodeName};
+use sallyport_wire::{BINDING_LEN, ClusterNode, Code};
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
@@ -62,16 +62,23 @@ impl Visitor {
 }
 
 impl Arrival {
+    /// Its node, in the cluster of its key.
+    fn node(&self) -> ClusterNode {
+        ClusterNode {
+            cluster: self.admitted.scope.cluster.clone(),
+            name: self.admitted.node.clone(),
+        }
+    }
+
     /// As the registry knows it.
     pub fn who(&self) -> Who {
         let admitted = &self.admitted;
         Who {
-            node: admitted.node.clone(),
+            node: self.node(),
             key: NodeKey::new(admitted.node_key),
             kid: admitted.kid.clone(),
             generation: admitted.generation,
             successor_of: admitted.successor_of.unwrap_or(0),
-            cluster: admitted.scope.cluster.clone(),
             site: admitted.site.clone(),
             software: admitted.software.clone(),
         }
@@ -99,7 +106,7 @@ impl Gatekeeper for Visitor {
             Ok(arrival) => {
                 let welcome = self.hub.welcome(&arrival);
                 if hello.dry_run {
-                    let Admitted { node, kid, .. } = &arrival.admitted;
+                    let (node, kid) = (arrival.node(), &arrival.admitted.kid);
                     info!(%peer, %transport, %node, kid, "dry run: the relay would be let in");
                 } else {
                     let _only_once = self.arrival.set(arrival);
@@ -187,7 +194,7 @@ impl Hub {
             .map_err(|error| (error.code(), error.to_string()))?;
         self.claim(arrival)
             .map_err(|error| (error.code(), with_cure(error)))?;
-        if !self.names.is_saved(&arrival.admitted.node) {
+        if !self.names.is_saved(&arrival.node()) {
             let not_saved = |cause| (Code::Internal, format!("its name is not saved: {cause}"));
             self.names.saved().await.map_err(not_saved)?;
         }
@@ -196,9 +203,9 @@ impl Hub {
 
     /// Whether it would be let in at its next start, which puts its older tunnels out.
     fn would_let_in(&self, arrival: &Arrival) -> Result<(), (Code, String)> {
-        let node = &arrival.admitted.node;
+        let node = arrival.node();
         self.names
-            .would_claim(node, &arrival.binding(), || self.is_dead(node))
+            .would_claim(&node, &arrival.binding(), || self.is_dead(&node))
             .map_err(|error| (error.code(), with_cure(error)))?;
         self.registry()
             .may_take_over(&arrival.who())
@@ -248,20 +255,20 @@ impl Hub {
     }
 
     fn claim(&self, arrival: &Arrival) -> Result<(), ClaimError> {
-        let Admitted { node, kid, .. } = &arrival.admitted;
-        let is_dead = || self.is_dead(node);
-        match self.names.claim(node, arrival.binding(), is_dead)? {
+        let (node, kid) = (arrival.node(), &arrival.admitted.kid);
+        let is_dead = || self.is_dead(&node);
+        match self.names.claim(&node, arrival.binding(), is_dead)? {
             Claim::Known => {}
             Claim::Bound => info!(%node, kid, "node name bound"),
             Claim::Rekeyed => {
                 warn!(%node, kid, "node_rekeyed");
-                self.expel(node, Code::NameTaken);
+                self.expel(&node, Code::NameTaken);
             }
         }
         Ok(())
     }
 
-    fn is_dead(&self, node: &NodeName) -> bool {
+    fn is_dead(&self, node: &ClusterNode) -> bool {
         let misses = self.config().tunnels.probe_misses;
         self.registry().is_dead(node, misses)
     }

@@ -10,7 +10,7 @@ use sallyport_link::{Closed, Tunnel};
 use sallyport_wire::message::{
     Advertise, Advertised, Answer, ControlKind, Drain, Refused, RefusedOffer, Rotate,
 };
-use sallyport_wire::{Code, NodeName};
+use sallyport_wire::{ClusterNode, Code};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -37,12 +37,12 @@ impl Hub {
             admitted,
             key,
         } = arrival;
+        let span = info_span!("tunnel", node = %who.node, tunnel = id);
         let grant = Grant {
             kid: admitted.kid.clone(),
             scope: admitted.scope.clone(),
         };
         let member = Arc::new(Member::new(id, who, grant, tunnel.clone()));
-        let span = info_span!("tunnel", node = %admitted.node, tunnel = id);
         let joined = self.change(|registry| registry.join(&member, Instant::now()));
         match joined {
             Ok(older) => {
@@ -75,7 +75,7 @@ impl Hub {
     }
 
     /// Closes every tunnel of a node.
-    pub fn expel(&self, node: &NodeName, code: Code) {
+    pub fn expel(&self, node: &ClusterNode, code: Code) {
         let members = self.registry().members(node).to_vec();
         for member in members {
             self.change(|registry| registry.leave(member.id, Instant::now()));
@@ -207,7 +207,7 @@ impl Attendance {
             return;
         };
         self.hub.heard_of(&self.member.who.node);
-        self.hub.announce(self.member.id);
+        self.hub.announce(&self.member);
         for NotTaken { id, code } in &refused {
             let session: String = id.chars().take(64).collect();
             warn!(session, %code, "session refused");
@@ -335,7 +335,8 @@ impl Attendance {
             return;
         }
         let who = &self.member.who;
-        if !grant.scope.nodes.matches(who.node.as_str()) || grant.scope.cluster != who.cluster {
+        let ClusterNode { cluster, name } = &who.node;
+        if !grant.scope.nodes.matches(name.as_str()) || grant.scope.cluster != *cluster {
             return self.end(Code::OutOfScope, "its key is not for this node any more");
         }
         let judge = before.scope != grant.scope;

@@ -78,7 +78,7 @@ pub async fn carry<C: Duplex + Bare>(
     };
     let Opened { stream, passage } = opened;
     let ended = Box::pin(join(hub, client, stream, &passage)).await;
-    let session = &passage.session;
+    let (session, cluster) = (&passage.session, passage.cluster.named());
     let Way {
         node,
         tunnel,
@@ -88,7 +88,7 @@ pub async fn carry<C: Duplex + Bare>(
     let (kind, elapsed) = (caller.kind, start.elapsed());
     let (id, client, ended_by) = (&caller.id, caller.address, by.word());
     let cause = cause(by);
-    info!(target: "sallyport::access", id, ?kind, %client, %session, %node, tunnel, transport,
+    info!(target: "sallyport::access", id, ?kind, %client, %session, cluster, %node, tunnel, transport,
         up, down, milliseconds = milliseconds(elapsed), ended_by, cause, "stream ended");
 }
 

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use sallyport_certs::CertError;
+use sallyport_link::Key;
 use sallyport_ops::admin::{AskError, ask};
 use sallyport_ops::logs::LogsError;
 use sallyport_ops::privileges::{raise_descriptor_limit, uid_of};
 use sallyport_ops::telemetry::{self, TelemetryError};
 use sallyport_ops::{ConfigError, Exit, places};
-use sallyport_wire::NodeName;
+use sallyport_wire::{ClusterName, NodeName};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio::runtime::{Builder, Runtime};
@@ -20,6 +21,7 @@ use tracing::error;
 
 use self::logs::{DebugArgs, LogsArgs};
 use crate::budget::{Budget, TooFew};
+use crate::clusters;
 use crate::config::Config;
 use crate::files::{self, FilesError};
 use crate::init::{self, InitArgs, InitError};
@@ -81,6 +83,9 @@ enum Relays {
     Forget {
         /// Name of the node
         node: NodeName,
+        /// Its cluster, if that is not the default one
+        #[arg(long, value_name = "NAME")]
+        cluster: Option<ClusterName>,
     },
 }
 
@@ -188,10 +193,11 @@ fn run(cli: Cli, out: &mut dyn Write) -> Result<(), CommandError> {
             command: None,
         } => relays(&path, json, out)?,
         Command::Relays {
-            command: Some(Relays::Forget { node }),
+            command: Some(Relays::Forget { node, cluster }),
             ..
         } => {
-            let answer = asked(&path, "POST", admin::FORGET, Some(json!({ "node": node })))?;
+            let body = json!({ "node": node, "cluster": cluster.unwrap_or_default() });
+            let answer = asked(&path, "POST", admin::FORGET, Some(body))?;
             let tunnels = answer.get("tunnels").and_then(Value::as_u64).unwrap_or(0);
             writeln!(
                 out,
@@ -201,8 +207,9 @@ fn run(cli: Cli, out: &mut dyn Write) -> Result<(), CommandError> {
         Command::Logs(args) => logs::logs(&args, &path, out)?,
         Command::Debug(args) => logs::debug(&args, &path, out)?,
         Command::Key(args) => {
-            let file = Config::load(&path)?.gateway_file;
-            let done = keys::run(&args, &file, OffsetDateTime::now_utc(), out)?;
+            let config = Config::load(&path)?;
+            let file = &config.gateway_file;
+            let done = keys::run(&args, file, OffsetDateTime::now_utc(), out)?;
             if !matches!(done, KeysDone::Listed(_)) {
                 // One that does not run, or does not answer, sees by itself that the file changed.
                 drop(asked(&path, "POST", admin::KEYS, None));
@@ -231,13 +238,16 @@ fn check(path: &Path, out: &mut dyn Write) -> Result<(), CommandError> {
     let (names, until) = (identity.names().join(", "), identity.not_after().date());
     let pin = identity.pin()?;
     files::pinned(&config, &identity)?;
+    files::covers(&config, &identity)?;
     writeln!(out, "certificate    ok  {names}, until {until}, pin {pin}")?;
-    let keys = files::keys(&config)?.keys.len();
+    let keys = files::keys(&config)?.keys;
     writeln!(
         out,
-        "keys           ok  {keys} in {}",
+        "keys           ok  {} in {}",
+        keys.len(),
         config.gateway_file.display()
     )?;
+    clusters(&config, &keys, out)?;
     let known = files::names(&config)?.all().len();
     writeln!(
         out,
@@ -257,6 +267,21 @@ fn check(path: &Path, out: &mut dyn Write) -> Result<(), CommandError> {
             out,
             "account        --  there is no {user}: a gateway started as root stays root"
         )?,
+    }
+    Ok(())
+}
+
+/// Says where each cluster is, and what does not fit together: that may still be on its way.
+fn clusters(config: &Config, keys: &[Key], out: &mut dyn Write) -> Result<(), CommandError> {
+    for cluster in &config.clusters {
+        writeln!(
+            out,
+            "cluster        ok  {} at {}",
+            cluster.name, cluster.host
+        )?;
+    }
+    for remark in clusters::remarks(config, keys, OffsetDateTime::now_utc()) {
+        writeln!(out, "cluster        --  {remark}")?;
     }
     Ok(())
 }
@@ -300,6 +325,8 @@ mod tests {
     fn the_commands_fit_together() {
         Cli::command().debug_assert();
         assert!(parse(&["relays", "forget", "n1", "--config", "x.toml"]).is_ok());
+        assert!(parse(&["relays", "forget", "n1", "--cluster", "bio"]).is_ok());
+        assert!(parse(&["relays", "forget", "n1", "--cluster", "Bio 1"]).is_err());
         assert!(parse(&["status", "--json"]).is_ok());
         assert!(parse(&["relays", "forget", "Not A Node"]).is_err());
     }

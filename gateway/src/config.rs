@@ -3,6 +3,7 @@
 mod faults;
 mod limits;
 
+use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use sallyport_edge::Limits;
 use sallyport_link::GatewayUrl;
 use sallyport_ops::duration::duration;
 use sallyport_ops::{ConfigError, Congestion, Log, Workers, config, places};
-use sallyport_wire::{PoolName, SessionId};
+use sallyport_wire::{ClusterName, PoolName, SessionId};
 use serde::Deserialize;
 
 use faults::Faults;
@@ -58,6 +59,8 @@ pub struct Config {
     pub congestion: Congestion,
     /// How long a drain waits for what runs.
     pub drain: Duration,
+    /// Clusters beside the default one.
+    pub clusters: Vec<Cluster>,
     /// Raw TCP ports.
     pub tcp: Vec<Raw>,
     /// Raw UDP ports.
@@ -98,37 +101,56 @@ pub struct Raw {
     pub to: Destination,
 }
 
-/// Where a stream without identity leads.
+/// Where a stream leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Destination {
+pub struct Destination {
+    /// The cluster that the name belongs to.
+    pub cluster: ClusterName,
+    /// What the name is of.
+    pub to: Goal,
+}
+
+/// What a stream leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Goal {
     /// One session.
     Session(SessionId),
     /// Whichever member of a pool.
-    Pool {
-        /// The pool.
-        pool: PoolName,
-        /// Its cluster; empty for the default one.
-        cluster: String,
-    },
+    Pool(PoolName),
 }
 
-impl Destination {
+impl Goal {
     /// The name of the session or pool.
     pub fn name(&self) -> &str {
         match self {
             Self::Session(session) => session.as_str(),
-            Self::Pool { pool, .. } => pool.as_str(),
+            Self::Pool(pool) => pool.as_str(),
         }
     }
 }
 
-impl std::fmt::Display for Destination {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Session(session) => write!(f, "{session}"),
-            Self::Pool { pool, .. } => write!(f, "pool {pool}"),
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.to {
+            Goal::Session(session) => write!(f, "{session}")?,
+            Goal::Pool(pool) => write!(f, "pool {pool}")?,
         }
+        if !self.cluster.is_default() {
+            write!(f, " of cluster {}", self.cluster)?;
+        }
+        Ok(())
     }
+}
+
+/// A cluster beside the default one, and the names under which its sessions are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its name, as keys of gateway.json carry it.
+    pub name: ClusterName,
+    /// Host name of its pages and of path mode, in lower case.
+    pub host: String,
+    /// Domain of host mode: `<session>.<domain>`.
+    pub sessions_domain: Option<String>,
 }
 
 /// A name whose TLS the gateway never opens.
@@ -169,6 +191,8 @@ struct Written {
     #[serde(default = "default_drain", deserialize_with = "duration")]
     drain: Duration,
     #[serde(default)]
+    cluster: Vec<WrittenCluster>,
+    #[serde(default)]
     tcp: Vec<WrittenRaw>,
     #[serde(default)]
     udp: Vec<WrittenRaw>,
@@ -190,12 +214,20 @@ const fn default_drain() -> Duration {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct WrittenCluster {
+    name: ClusterName,
+    host: String,
+    sessions_domain: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct WrittenRaw {
     listen: SocketAddr,
     session: Option<SessionId>,
     pool: Option<PoolName>,
     #[serde(default)]
-    cluster: String,
+    cluster: ClusterName,
 }
 
 #[derive(Debug, Deserialize)]
@@ -205,7 +237,7 @@ struct WrittenPassthrough {
     session: Option<SessionId>,
     pool: Option<PoolName>,
     #[serde(default)]
-    cluster: String,
+    cluster: ClusterName,
 }
 
 impl Config {
@@ -293,6 +325,11 @@ impl Config {
         let udp = faults.raw("udp", written.udp);
         let passthrough = faults.passthrough(written.passthrough);
         let sessions_domain = faults.domain("sessions_domain", written.sessions_domain.as_deref());
+        let clusters = faults.clusters(written.cluster);
+        if let Some(url) = &url {
+            let own = url.host().to_string().to_ascii_lowercase();
+            faults.names((&own, sessions_domain.as_deref()), &clusters, &passthrough);
+        }
         faults.admin(written.admin);
         faults.limits(&written.limits, &written.tunnels, &written.flows);
         faults.promotion(&written.promotion);
@@ -327,6 +364,7 @@ impl Config {
             workers: written.workers.unwrap_or_else(Workers::half),
             congestion: written.congestion,
             drain: written.drain,
+            clusters,
             tcp,
             udp,
             passthrough,

@@ -7,6 +7,7 @@ use sallyport_certs::{CertError, Identity, Pin};
 use sallyport_link::{GatewayFile, KeyFileError, Names, NamesError};
 use sallyport_ops::files::{self, FileError};
 use sallyport_ops::{ConfigError, privileges};
+use sallyport_wire::ClusterNode;
 
 use crate::config::Config;
 
@@ -47,6 +48,18 @@ pub enum FilesError {
         pin: Pin,
         /// The `gateway.json` that lacks it.
         file: PathBuf,
+    },
+    /// The certificate lacks names of clusters.
+    #[error(
+        "{}: it does not speak for {names}, so clients will not open the pages there: have it renewed with these names \
+         and the same private key, or take the [[cluster]] out of gateway.toml",
+        cert.display()
+    )]
+    Uncovered {
+        /// The certificate.
+        cert: PathBuf,
+        /// The names that it lacks.
+        names: String,
     },
     /// A file that cannot be read, or is open to others.
     #[error(transparent)]
@@ -141,6 +154,37 @@ pub fn pinned(config: &Config, identity: &Identity) -> Result<(), FilesError> {
     })
 }
 
+/// Whether clients will take the certificate for the names of every cluster that the configuration lists.
+///
+/// # Errors
+/// [`FilesError::Uncovered`] if not.
+pub fn covers(config: &Config, identity: &Identity) -> Result<(), FilesError> {
+    let names = config.clusters.iter().flat_map(|cluster| {
+        let domain = cluster.sessions_domain.as_ref();
+        let wildcard = domain.map(|domain| format!("*.{domain}"));
+        [Some(cluster.host.clone()), wildcard].into_iter().flatten()
+    });
+    let names: Vec<_> = names.filter(|name| !speaks_for(identity, name)).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(FilesError::Uncovered {
+        cert: config.cert.clone(),
+        names: names.join(", "),
+    })
+}
+
+/// Whether one of the certificate's names is this host, a wildcard for it included (RFC 9525 §6.3).
+pub fn speaks_for(identity: &Identity, host: &str) -> bool {
+    let parent = host
+        .split_once('.')
+        .map(|(_, parent)| format!("*.{parent}"));
+    identity.names().iter().any(|name| {
+        let name = name.to_ascii_lowercase();
+        name == host || parent.as_deref() == Some(name.as_str())
+    })
+}
+
 /// Reads `gateway.json`.
 ///
 /// # Errors
@@ -212,7 +256,7 @@ fn parse(text: &str) -> Option<[u8; RESET_KEY]> {
 ///
 /// # Errors
 /// [`NamesError`] if the file is there and cannot be used.
-pub fn names(config: &Config) -> Result<Names, NamesError> {
+pub fn names(config: &Config) -> Result<Names<ClusterNode>, NamesError> {
     let names = Names::load(&config.state_dir.join(NAMES_FILE), config.tunnels.names)?;
     Ok(names.with_share(config.tunnels.names_per_key))
 }

@@ -1,6 +1,6 @@
 //! What the parts of a running gateway share.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -14,7 +14,7 @@ use sallyport_ops::paced::PacedSources;
 use sallyport_ops::{Penalties, Slots, Tasks};
 use sallyport_splice::Ledger;
 use sallyport_wire::message::{DATA, DRY_RUN};
-use sallyport_wire::{NodeName, PoolName, SessionId};
+use sallyport_wire::{ClusterName, ClusterNode, NodeName, PoolName, SessionId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::info;
@@ -24,7 +24,7 @@ use crate::figures::Figures;
 use crate::files::{self, FilesError};
 use crate::promote::Promotions;
 use crate::recent::Recent;
-use crate::registry::{Bounds, Line, Registry};
+use crate::registry::{Bounds, Line, Member, Registry};
 use crate::turns::Turns;
 use crate::waiting::Waiting;
 
@@ -40,7 +40,7 @@ pub struct Parts {
     /// The keys that relays authenticate with.
     pub keys: KeyRing,
     /// Names and the node keys that they belong to.
-    pub names: Arc<Names>,
+    pub names: Arc<Names<ClusterNode>>,
     /// What it counts.
     pub figures: Figures,
     /// Owner of the tasks that attend tunnels.
@@ -55,7 +55,7 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Hub {
     /// Names and the node keys that they belong to.
-    pub names: Arc<Names>,
+    pub names: Arc<Names<ClusterNode>>,
     /// The keys that relays authenticate with.
     pub keys: KeyRing,
     /// Checks what relays prove.
@@ -82,13 +82,19 @@ pub struct Hub {
     pub streams: Slots,
     config: ArcSwap<Config>,
     registry: RwLock<Registry<Tunnel>>,
-    sticky: Mutex<Recent<(String, String), SessionId>>,
-    missing: Mutex<HashSet<NodeName>>,
+    sticky: Mutex<Recent<Regular, SessionId>>,
+    missing: Mutex<Missing>,
     reading: Mutex<()>,
     draining: watch::Sender<bool>,
     next: AtomicU64,
     run: u32,
 }
+
+/// A client of a pool: cluster, pool and what the client is known by.
+type Regular = (ClusterName, String, String);
+
+/// Nodes that were known when the gateway started and have not come back.
+type Missing = HashMap<ClusterName, HashSet<NodeName>>;
 
 /// The features of a gateway with room for so many data connections.
 fn features(data: usize) -> Vec<String> {
@@ -98,6 +104,14 @@ fn features(data: usize) -> Vec<String> {
         .chain(data)
         .map(str::to_owned)
         .collect()
+}
+
+fn by_cluster(nodes: impl Iterator<Item = ClusterNode>) -> Missing {
+    let mut missing = Missing::new();
+    for ClusterNode { cluster, name } in nodes {
+        missing.entry(cluster).or_default().insert(name);
+    }
+    missing
 }
 
 impl Line for Tunnel {
@@ -143,7 +157,7 @@ impl Hub {
             home_grace: limits.home_grace,
         });
         Arc::new(Self {
-            missing: Mutex::new(names.all().into_keys().collect()),
+            missing: Mutex::new(by_cluster(names.all().into_keys())),
             reading: Mutex::new(()),
             admission: Admission::new(keys.clone(), vec![config.url.audience()])
                 .with_features(features(data))
@@ -217,20 +231,23 @@ impl Hub {
     pub fn change<R>(&self, change: impl FnOnce(&mut Registry<Tunnel>) -> R) -> R {
         let mut registry = self.writable();
         let result = change(&mut registry);
-        let (tunnels, sessions, lost) = registry.counts();
+        let counts = registry.counts();
+        let (nodes, tunnels) = (counts.nodes, counts.tunnels);
         self.figures
-            .connected(registry.nodes().len(), tunnels, sessions, lost);
+            .connected(nodes, tunnels, counts.sessions, counts.lost);
         result
     }
 
     /// Wakes those who wait for what a tunnel offers.
-    pub fn announce(&self, tunnel: u64) {
+    pub fn announce(&self, member: &Member<Tunnel>) {
+        let (cluster, tunnel) = (&member.who.node.cluster, member.id);
         let registry = self.registry();
-        let names = registry.offers(tunnel).flat_map(|offer| {
+        let offers = registry.cluster(cluster).map(|known| known.offers(tunnel));
+        let names = offers.into_iter().flatten().flat_map(|offer| {
             let pool = offer.pool.as_ref().map(PoolName::as_str);
             [Some(offer.id.as_str()), pool].into_iter().flatten()
         });
-        self.waiting.ring(names);
+        self.waiting.ring(cluster, names);
     }
 
     /// A number that no tunnel, stream or turn had before.
@@ -244,25 +261,43 @@ impl Hub {
     }
 
     /// The member of a pool that this client had before.
-    pub fn member_before(&self, pool: &str, client: &str) -> Option<SessionId> {
-        let key = (pool.to_owned(), client.to_owned());
+    pub fn member_before(
+        &self,
+        cluster: &ClusterName,
+        pool: &PoolName,
+        client: &str,
+    ) -> Option<SessionId> {
+        let key = (cluster.clone(), pool.to_string(), client.to_owned());
         self.sticky().get(&key, Instant::now()).cloned()
     }
 
     /// Remembers which member of a pool a client has now.
-    pub fn member_now(&self, pool: &str, client: &str, member: &SessionId) {
-        let key = (pool.to_owned(), client.to_owned());
+    pub fn member_now(
+        &self,
+        cluster: &ClusterName,
+        pool: &PoolName,
+        client: &str,
+        member: &SessionId,
+    ) {
+        let key = (cluster.clone(), pool.to_string(), client.to_owned());
         self.sticky().insert(key, member.clone(), Instant::now());
     }
 
     /// A node has said what it serves, or will not come back.
-    pub fn heard_of(&self, node: &NodeName) {
-        self.missing().remove(node);
+    pub fn heard_of(&self, node: &ClusterNode) {
+        let mut missing = self.missing();
+        if let Some(nodes) = missing.get_mut(&node.cluster) {
+            nodes.remove(&node.name);
+            if nodes.is_empty() {
+                missing.remove(&node.cluster);
+            }
+        }
     }
 
-    /// Whether the gateway started so short a while ago that a node it knows may still be on its way.
-    pub fn is_settling(&self) -> bool {
-        self.started.elapsed() < self.config().tunnels.settle && !self.missing().is_empty()
+    /// Whether the gateway started so short a while ago that a node of the cluster may still be on its way.
+    pub fn is_settling(&self, cluster: &ClusterName) -> bool {
+        self.started.elapsed() < self.config().tunnels.settle
+            && self.missing().contains_key(cluster)
     }
 
     /// Takes nothing new from now on.
@@ -286,11 +321,11 @@ impl Hub {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sticky(&self) -> MutexGuard<'_, Recent<(String, String), SessionId>> {
+    fn sticky(&self) -> MutexGuard<'_, Recent<Regular, SessionId>> {
         self.sticky.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn missing(&self) -> MutexGuard<'_, HashSet<NodeName>> {
+    fn missing(&self) -> MutexGuard<'_, Missing> {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,7 +12,7 @@ use sallyport_link::{GatewayAddress, GatewayFile, GatewayUrl, Host, Key, KeyFile
 use sallyport_ops::{Exit, files, places, privileges};
 use sallyport_wire::Scope;
 
-use crate::files::FilesError;
+use crate::files::{FilesError, speaks_for};
 
 const TEMPLATE: &str = include_str!("init/gateway.toml");
 const CONFIG: &str = "gateway.toml";
@@ -235,24 +235,12 @@ impl Certificate {
         Ok(Self {
             pin: identity.pin().map_err(fault)?,
             pinned: !publicly_trusted(&identity, url),
-            foreign: (!speaks_for(&identity, url)).then(|| identity.names().join(", ")),
+            foreign: (!speaks_for(&identity, &bare_host(url))).then(|| identity.names().join(", ")),
             cert: absolute(cert)?,
             key: absolute(key)?,
             made: None,
         })
     }
-}
-
-/// Whether one of the certificate's names is the URL's host, a wildcard for it included (RFC 9525 §6.3).
-fn speaks_for(identity: &Identity, url: &GatewayUrl) -> bool {
-    let host = bare_host(url);
-    let parent = host
-        .split_once('.')
-        .map(|(_, parent)| format!("*.{parent}"));
-    identity.names().iter().any(|name| {
-        let name = name.to_ascii_lowercase();
-        name == host || parent.as_deref() == Some(name.as_str())
-    })
 }
 
 /// Whether a relay could do without a pin: the system's own roots vouch for the certificate.

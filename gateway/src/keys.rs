@@ -11,7 +11,7 @@ use sallyport_link::{Expiry, GatewayFile, Key, KeyFileError, Past};
 use sallyport_ops::Exit;
 use sallyport_ops::files;
 use sallyport_ops::table::Table;
-use sallyport_wire::{Glob, NameError, PoolName, PortRange, Scope};
+use sallyport_wire::{ClusterName, Glob, NameError, PortRange, Scope};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -313,7 +313,7 @@ fn describe(scope: &Scope) -> String {
         let ports: Vec<_> = scope.ports.iter().map(ToString::to_string).collect();
         words.push(format!("ports {}", ports.join(",")));
     }
-    if !scope.cluster.is_empty() {
+    if !scope.cluster.is_default() {
         words.push(format!("cluster {}", scope.cluster));
     }
     if scope.ephemeral {
@@ -329,13 +329,13 @@ fn scope(args: &AddArgs) -> Result<Scope, KeysError> {
     let cluster = args
         .cluster
         .as_deref()
-        .map(PoolName::from_str)
+        .map(ClusterName::from_str)
         .transpose()?;
     Ok(Scope {
         nodes: glob("nodes", args.nodes.as_deref())?,
         sessions: glob("sessions", args.sessions.as_deref())?,
         ports: args.ports.clone(),
-        cluster: cluster.map(String::from).unwrap_or_default(),
+        cluster: cluster.unwrap_or_default(),
         ephemeral: args.ephemeral,
         via: args.via,
     })

@@ -32,6 +32,7 @@ pub mod turns;
 pub mod recent;
 pub mod waiting;
 pub mod figures;
+pub mod clusters;
 pub mod files;
 pub mod budget;
 pub mod config;

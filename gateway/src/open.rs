@@ -12,7 +12,7 @@ use sallyport_link::{Flow, OpenError, Tunnel, TunnelStream};
 use sallyport_ops::Slot;
 use sallyport_splice::{Entry, Live};
 use sallyport_wire::message::{Client, DATA, Head, Kind, Protocol};
-use sallyport_wire::{Code, SessionId};
+use sallyport_wire::{ClusterName, Code, SessionId};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
@@ -60,6 +60,8 @@ pub struct Passage {
     pub way: Arc<Way>,
     /// Its session.
     pub session: SessionId,
+    /// Cluster of that session.
+    pub cluster: ClusterName,
     /// Told when its tunnel falls silent.
     silence: Arc<Notify>,
     /// The tunnel, where a data connection may carry the stream beside it: its relay takes one, and the session's
@@ -99,7 +101,9 @@ impl Hub {
         to: &Destination,
         want: &Want,
     ) -> Result<Opened<TunnelStream>, Denial> {
-        let path = self.patiently(to.name(), || self.choose(to, want)).await?;
+        let path = self
+            .patiently(&to.cluster, to.to.name(), || self.choose(to, want))
+            .await?;
         let place = self.place(&path, want)?;
         path.member.rely();
         let head = self.head(&path, want);
@@ -116,7 +120,9 @@ impl Hub {
     /// # Errors
     /// As [`Hub::open_stream`].
     pub async fn open_flow(&self, to: &Destination, want: &Want) -> Result<Opened<Flow>, Denial> {
-        let path = self.patiently(to.name(), || self.choose(to, want)).await?;
+        let path = self
+            .patiently(&to.cluster, to.to.name(), || self.choose(to, want))
+            .await?;
         let place = self.place(&path, want)?;
         path.member.rely();
         let head = self.head(&path, want);
@@ -158,6 +164,7 @@ impl Hub {
         let live = Live {
             id: want.request_id.clone(),
             session: path.offer.id.to_string(),
+            cluster: path.member.who.node.cluster.to_string(),
             node: way.node.to_string(),
             client: want.client.address.clone(),
             kind,
@@ -168,6 +175,7 @@ impl Hub {
         Passage {
             way: Arc::new(way),
             session: path.offer.id.clone(),
+            cluster: path.member.who.node.cluster.clone(),
             silence: Arc::clone(path.member.silence()),
             beside: beside(path, want.kind),
             entry: self.ledger.open(live),
@@ -184,13 +192,14 @@ pub struct Tunnels(pub Arc<Hub>);
 impl Opener for Tunnels {
     type Stream = Carried;
 
-    async fn find(&self, session: &SessionId) -> Result<Found, Denial> {
+    async fn find(&self, cluster: &ClusterName, session: &SessionId) -> Result<Found, Denial> {
         let hub = &self.0;
         let offer = hub
-            .patiently(session.as_str(), || hub.offer(session))
+            .patiently(cluster, session.as_str(), || hub.offer(cluster, session))
             .await?;
         Ok(Found {
             session: session.clone(),
+            cluster: cluster.clone(),
             protocol: offer.protocol,
             keep_prefix: offer.keep_prefix,
             answer_within: offer.answer_within,
@@ -209,9 +218,8 @@ impl Opener for Tunnels {
             sticky: ask.sticky.clone(),
             avoid: ask.avoid.clone(),
         };
-        let opened = hub
-            .open_stream(&hub.destination(&ask.found.session), &want)
-            .await;
+        let to = hub.destination(&ask.found.cluster, &ask.found.session);
+        let opened = hub.open_stream(&to, &want).await;
         opened.map(Carried::new)
     }
 
@@ -223,8 +231,8 @@ impl Opener for Tunnels {
         self.0.figures.refusal(code);
     }
 
-    fn root(&self, accept_json: bool) -> Page {
-        status::front_page(&self.0, accept_json)
+    fn root(&self, cluster: &ClusterName, accept_json: bool) -> Page {
+        status::front_page(&self.0, cluster, accept_json)
     }
 }
 
@@ -252,7 +260,7 @@ fn beside(path: &Path<Tunnel>, kind: Kind) -> Option<Tunnel> {
 
 fn way(path: &Path<Tunnel>) -> Way {
     Way {
-        node: path.member.who.node.clone(),
+        node: path.member.who.node.name.clone(),
         tunnel: path.member.id,
         transport: path.member.tunnel.transport().word(),
     }

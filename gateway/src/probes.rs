@@ -53,7 +53,7 @@ pub async fn run(hub: &Hub, member: &Member<Tunnel>) {
             Probe::Crossed => {
                 if member.probe_crossed() {
                     info!("tunnel up");
-                    hub.announce(member.id);
+                    hub.announce(member);
                 }
             }
             Probe::NoRoom => debug!("no room for a probe"),
@@ -80,7 +80,7 @@ async fn probe(hub: &Hub, member: &Member<Tunnel>, limits: &Tunnels) -> Probe {
             if member.fall_silent() {
                 warn!("tunnel silent");
             }
-            hub.announce(member.id); // who waits for it waits no longer
+            hub.announce(member); // who waits for it waits no longer
             crossing.await
         }
     };

@@ -9,6 +9,7 @@ use sallyport_ops::Watch;
 use tracing::{error, info, warn};
 
 use crate::accept::Doors;
+use crate::clusters;
 use crate::config::Config;
 use crate::files::{self, FilesError};
 use crate::hub::Hub;
@@ -33,6 +34,7 @@ impl Reloader {
         self.configuration();
         self.keys();
         self.certificate();
+        self.compare();
     }
 
     /// Follows configuration, certificate and keys until the task is stopped. A file that is half edited is
@@ -41,14 +43,30 @@ impl Reloader {
         let (mut configuration, mut certificate, mut keys) = self.watches();
         loop {
             tokio::select! {
-                () = configuration.changed() => self.configuration(),
+                () = configuration.changed() => {
+                    self.configuration();
+                    self.compare();
+                }
                 () = certificate.changed() => self.certificate(),
                 () = keys.changed() => {
                     self.keys();
                     // It may wait for its pin, which stands beside the keys.
                     self.certificate();
+                    self.compare();
                 }
             }
+        }
+    }
+
+    /// Says what the files have to say about each other; what cannot be read was told by whoever takes it.
+    fn compare(&self) {
+        let config = self.hub.config();
+        if let Ok(file) = files::keys(&config) {
+            clusters::log(&config, &file.keys);
+        }
+        let identity = files::identity(&config);
+        if let Ok(Err(cause)) = identity.map(|identity| files::covers(&config, &identity)) {
+            warn!(%cause, "the certificate is used all the same");
         }
     }
 

@@ -31,7 +31,7 @@ use crate::files::{self, FilesError};
 use crate::hub::{Hub, Parts};
 use crate::quic::Quic;
 use crate::reload::Reloader;
-use crate::{tcp, udp};
+use crate::{clusters, tcp, udp};
 use sockets::Sockets;
 
 /// How long relays have to take note of the end of their tunnels.
@@ -135,7 +135,11 @@ impl Gateway {
         let (listeners, clients) = (house.child(), house.child());
         house.expose(&metrics);
         let identity = files::identity(&config)?;
-        if let Err(cause) = files::pinned(&config, &identity) {
+        let checked = [
+            files::pinned(&config, &identity),
+            files::covers(&config, &identity),
+        ];
+        for cause in checked.into_iter().filter_map(Result::err) {
             warn!(%cause, "the certificate is used all the same");
         }
         let certs = Reloading::new(identity);
@@ -324,7 +328,9 @@ fn hub(
     tasks: Tasks,
 ) -> Result<Arc<Hub>, ServeError> {
     let names = Arc::new(files::names(&config)?);
-    let keys = KeyRing::new(&files::keys(&config)?.keys);
+    let keys = files::keys(&config)?.keys;
+    clusters::log(&config, &keys);
+    let keys = KeyRing::new(&keys);
     let figures = Figures::new(metrics);
     Ok(Hub::new(Parts {
         config,

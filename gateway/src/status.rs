@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use http::StatusCode;
 use sallyport_edge::opener::Page;
+use sallyport_link::names::Binding;
 use sallyport_link::{Transport, Tunnel};
 use sallyport_ops::Table;
 use sallyport_splice::LiveFigures;
+use sallyport_wire::{ClusterName, ClusterNode, SessionId};
 use serde::{Deserialize, Serialize};
 
 use crate::hub::Hub;
-use crate::registry::{Member, Route};
+use crate::registry::{Cluster, Member, Route};
 
 /// The whole of `status --json`.
 #[derive(Debug, Clone, Serialize)]
@@ -64,6 +66,8 @@ pub struct TunnelRow {
     pub id: u64,
     /// Its node.
     pub node: String,
+    /// Cluster of that node.
+    pub cluster: String,
     /// What carries it.
     pub transport: Transport,
     /// The relay's address.
@@ -122,12 +126,13 @@ pub fn status(hub: &Hub) -> Status {
         .tunnels()
         .map(|member| TunnelRow::of(member))
         .collect();
-    tunnels.sort_by(|a, b| (&a.node, a.id).cmp(&(&b.node, b.id)));
-    let mut sessions: Vec<_> = registry
-        .sessions()
-        .map(|(id, route)| SessionRow::of(id.as_str(), route))
-        .collect();
-    sessions.sort_by(|a, b| a.id.cmp(&b.id));
+    tunnels.sort_by(|a, b| (&a.cluster, &a.node, a.id).cmp(&(&b.cluster, &b.node, b.id)));
+    let sessions = registry.clusters().flat_map(|(cluster, known)| {
+        let sessions = known.sessions();
+        sessions.map(move |(id, route)| SessionRow::of(cluster, id, route))
+    });
+    let mut sessions: Vec<_> = sessions.collect();
+    sessions.sort_by(|a, b| (&a.cluster, &a.id).cmp(&(&b.cluster, &b.id)));
     drop(registry);
     let relays = relays(hub);
     Status {
@@ -149,7 +154,7 @@ pub fn status(hub: &Hub) -> Status {
 pub fn relays(hub: &Hub) -> Vec<RelayRow> {
     let names = hub.names.all();
     let registry = hub.registry();
-    let row = |(node, owner): (sallyport_wire::NodeName, sallyport_link::names::Binding)| {
+    let row = |(node, owner): (ClusterNode, Binding)| {
         let members = registry.members(&node);
         let newest = members.iter().max_by_key(|member| member.who.generation);
         let text = |text: fn(&crate::registry::Who) -> &String| {
@@ -162,11 +167,11 @@ pub fn relays(hub: &Hub) -> Vec<RelayRow> {
             generation: newest.map_or(0, |member| member.who.generation),
             tunnels: members.len(),
             streams: members.iter().map(|member| member.tunnel.streams()).sum(),
-            cluster: text(|who| &who.cluster),
+            cluster: node.cluster.to_string(),
             site: text(|who| &who.site),
             software: text(|who| &who.software),
             key: owner.key.to_string(),
-            node: node.to_string(),
+            node: node.name.to_string(),
         }
     };
     names.into_iter().map(row).collect()
@@ -177,7 +182,8 @@ impl TunnelRow {
         let figures = member.tunnel.figures();
         Self {
             id: member.id,
-            node: member.who.node.to_string(),
+            node: member.who.node.name.to_string(),
+            cluster: member.who.node.cluster.to_string(),
             transport: member.tunnel.transport(),
             remote: member.tunnel.remote().to_string(),
             kid: member.grant().kid.clone(),
@@ -200,22 +206,22 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 impl SessionRow {
-    fn of(id: &str, route: &Route<Tunnel>) -> Self {
+    fn of(cluster: &ClusterName, id: &SessionId, route: &Route<Tunnel>) -> Self {
         let offer = route.offer();
         let home = route
             .home
             .first()
-            .map(|path| path.member.who.node.to_string());
+            .map(|path| path.member.who.node.name.to_string());
         let mut via: Vec<_> = route
             .via
             .iter()
-            .map(|path| path.member.who.node.to_string())
+            .map(|path| path.member.who.node.name.to_string())
             .collect();
         via.sort();
         via.dedup();
         Self {
-            id: id.to_owned(),
-            cluster: route.cluster.clone(),
+            id: id.to_string(),
+            cluster: cluster.to_string(),
             protocol: offer.map_or("", |offer| offer.protocol.word()),
             pool: offer
                 .and_then(|offer| offer.pool.as_ref())
@@ -231,15 +237,18 @@ impl SessionRow {
     }
 }
 
-/// The page at `/`: that the gateway works, and how many sessions anyone may open. No names, no addresses.
-pub fn front_page(hub: &Hub, json: bool) -> Page {
+/// The page at `/` of a cluster's host: that the gateway works, and how many of the cluster's sessions anyone may open. No
+/// names, no addresses.
+pub fn front_page(hub: &Hub, cluster: &ClusterName, json: bool) -> Page {
     let registry = hub.registry();
     let open = |route: &Route<Tunnel>| {
         route
             .paths()
             .any(|path| path.offer.anonymous && !path.offer.down && path.member.is_up())
     };
-    let sessions = registry.sessions().filter(|(_, route)| open(route)).count();
+    let known = registry.cluster(cluster);
+    let routes = known.into_iter().flat_map(Cluster::sessions);
+    let sessions = routes.filter(|(_, route)| open(route)).count();
     if json {
         let body = format!("{{\"result\":{{\"gateway\":\"ok\",\"public_sessions\":{sessions}}}}}");
         return page("application/json", body);
@@ -311,6 +320,7 @@ const LISTS: [(&str, &str, Columns); 4] = [
         &[
             ("TUNNEL", "id"),
             ("NODE", "node"),
+            ("CLUSTER", "cluster"),
             ("OVER", "transport"),
             ("FROM", "remote"),
             ("UP", "up"),
@@ -330,6 +340,7 @@ const LISTS: [(&str, &str, Columns); 4] = [
         "sessions",
         &[
             ("SESSION", "id"),
+            ("CLUSTER", "cluster"),
             ("PROTOCOL", "protocol"),
             ("HOME", "home"),
             ("POOL", "pool"),
@@ -343,6 +354,7 @@ const LISTS: [(&str, &str, Columns); 4] = [
         &[
             ("STREAM", "id"),
             ("SESSION", "session"),
+            ("CLUSTER", "cluster"),
             ("NODE", "node"),
             ("CLIENT", "client"),
             ("KIND", "kind"),

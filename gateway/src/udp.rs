@@ -170,7 +170,7 @@ impl Conversation {
         self.hub.figures.connection("udp");
         let ended_by = self.carry(&opened, datagrams).await;
         let passage = &opened.passage;
-        let session = &passage.session;
+        let (session, cluster) = (&passage.session, passage.cluster.named());
         let Way {
             node,
             tunnel,
@@ -178,7 +178,7 @@ impl Conversation {
         } = &*passage.way;
         let (up, down) = (passage.meter().up(), passage.meter().down());
         info!(target: "sallyport::access", id = self.caller.id, client = %self.caller.address,
-            %session, %node, tunnel, transport, up, down, ended_by, "flow ended");
+            %session, cluster, %node, tunnel, transport, up, down, ended_by, "flow ended");
     }
 
     /// Carries datagrams both ways; says who ended it.

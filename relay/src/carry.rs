@@ -158,6 +158,7 @@ impl Carrier {
         self.ledger.open(Live {
             id: request.request_id.clone(),
             session: session.map(ToString::to_string).unwrap_or_default(),
+            cluster: String::new(),
             node: node.to_string(),
             client: client(request),
             kind: kind_word(request.kind),

@@ -11,6 +11,7 @@ use http::StatusCode;
 use sallyport_edge::{Found, Page, Way};
 use sallyport_ops::Slot;
 use sallyport_splice::{Abort, Duplex, Entry, Pieces};
+use sallyport_wire::ClusterName;
 use sallyport_wire::message::Protocol;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tracing::info_span;
@@ -104,6 +105,8 @@ pub(crate) fn found(session: &SessionConfig) -> Found {
     let seconds = u64::from(session.answer_within);
     Found {
         session: session.id.clone(),
+        // a relay knows its own cluster alone
+        cluster: ClusterName::default(),
         protocol: session.protocol,
         keep_prefix: !session.strip_prefix,
         answer_within: (seconds > 0).then(|| Duration::from_secs(seconds)),

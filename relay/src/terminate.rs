@@ -11,7 +11,7 @@ use sallyport_edge::{Ask, Denial, Found, Front, Opener, Page, Sites, Way};
 use sallyport_link::TunnelStream;
 use sallyport_splice::{Abort as _, Entry};
 use sallyport_wire::message::Protocol;
-use sallyport_wire::{Code, SessionId};
+use sallyport_wire::{ClusterName, Code, SessionId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -138,7 +138,7 @@ struct Here {
 impl Opener for Here {
     type Stream = Outlet;
 
-    async fn find(&self, session: &SessionId) -> Result<Found, Denial> {
+    async fn find(&self, _cluster: &ClusterName, session: &SessionId) -> Result<Found, Denial> {
         let here = &self.admitted.session;
         if session != here.id() {
             return Err(Denial::new(
@@ -179,7 +179,7 @@ impl Opener for Here {
     /// Its stream was let in, so that only the access log has it.
     fn refused(&self, _code: Code) {}
 
-    fn root(&self, _accept_json: bool) -> Page {
+    fn root(&self, _cluster: &ClusterName, _accept_json: bool) -> Page {
         outlet::no_page()
     }
 }

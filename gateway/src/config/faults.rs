@@ -4,14 +4,18 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use sallyport_edge::Limits;
-use sallyport_wire::{PoolName, SessionId};
+use sallyport_wire::{ClusterName, PoolName, SessionId};
 
 use super::{
-    Destination, Flows, Passthrough, Promotion, Raw, Tunnels, WrittenPassthrough, WrittenRaw,
+    Cluster, Destination, Flows, Goal, Passthrough, Promotion, Raw, Tunnels, WrittenCluster,
+    WrittenPassthrough, WrittenRaw,
 };
 
 /// Most tables of one kind: each listener costs descriptors and a task.
 const MOST_LISTENERS: usize = 1_024;
+
+/// Most clusters: each request looks its host up among them.
+const MOST_CLUSTERS: usize = 256;
 
 /// What a relay takes.
 const MOST_STREAMS: usize = 4_096;
@@ -73,16 +77,87 @@ impl Faults {
         name: &str,
         session: Option<SessionId>,
         pool: Option<PoolName>,
-        cluster: String,
+        cluster: ClusterName,
     ) -> Option<Destination> {
-        match (session, pool) {
-            (Some(session), None) => Some(Destination::Session(session)),
-            (None, Some(pool)) => Some(Destination::Pool { pool, cluster }),
+        let to = match (session, pool) {
+            (Some(session), None) => Goal::Session(session),
+            (None, Some(pool)) => Goal::Pool(pool),
             _ => {
                 self.add(format!(
                     "{name}: exactly one of `session` and `pool` says where it leads"
                 ));
-                None
+                return None;
+            }
+        };
+        Some(Destination { cluster, to })
+    }
+
+    pub(super) fn clusters(&mut self, written: Vec<WrittenCluster>) -> Vec<Cluster> {
+        let mut checked = Vec::new();
+        let mut seen = BTreeSet::new();
+        if written.len() > MOST_CLUSTERS {
+            self.add(format!("at most {MOST_CLUSTERS} [[cluster]] tables"));
+        }
+        for WrittenCluster {
+            name,
+            host,
+            sessions_domain,
+        } in written
+        {
+            let table = format!("[[cluster]] {name}");
+            if name.is_default() {
+                self.add(format!(
+                    "{table}: `name` is empty: the names of the default cluster are `url` and `sessions_domain` of the file"
+                ));
+            } else if !seen.insert(name.clone()) {
+                self.add(format!("{table}: the cluster stands there twice"));
+            }
+            let domain = self.domain(
+                &format!("{table}: sessions_domain"),
+                sessions_domain.as_deref(),
+            );
+            let host = self.domain(&format!("{table}: host"), Some(&host));
+            checked.extend(host.map(|host| Cluster {
+                name,
+                host,
+                sessions_domain: domain,
+            }));
+        }
+        checked
+    }
+
+    /// Each host name means one thing: the page of one cluster, a session of one cluster, or TLS that is not opened.
+    pub(super) fn names(
+        &mut self,
+        own: (&str, Option<&str>),
+        clusters: &[Cluster],
+        passthrough: &[Passthrough],
+    ) {
+        let others = clusters.iter().map(|cluster| {
+            let domain = cluster.sessions_domain.as_deref();
+            (cluster.host.as_str(), domain)
+        });
+        let all: Vec<_> = std::iter::once(own).chain(others).collect();
+        for (place, (host, domain)) in all.iter().enumerate() {
+            let before = all.iter().take(place);
+            if before.clone().any(|(other, _)| other == host) {
+                self.add(format!("{host} is the host of two clusters"));
+            }
+            if domain.is_some() && before.clone().any(|(_, other)| other == domain) {
+                let domain = domain.unwrap_or_default();
+                self.add(format!("{domain} is the sessions_domain of two clusters"));
+            }
+            if passthrough.iter().any(|entry| entry.sni == *host) {
+                self.add(format!(
+                    "{host} is the host of a cluster and stands in [[passthrough]]: it would never be opened"
+                ));
+            }
+            let parent = host.split_once('.').map(|(_, parent)| parent);
+            let mut rest = all.iter().enumerate().filter(|(other, _)| *other != place);
+            if parent.is_some() && rest.any(|(_, (_, domain))| *domain == parent) {
+                self.add(format!(
+                    "{host} would be a session of another cluster, too: it lies directly below that one's sessions_domain"
+                ));
             }
         }
     }

@@ -39,6 +39,7 @@ fn the_example_is_loaded_as_it_stands_and_in_full() {
         (full.tcp.len(), full.udp.len(), full.passthrough.len()),
         (2, 1, 1)
     );
+    assert_eq!(full.clusters.len(), 1);
     let small = parse(SMALL).expect("the smallest file");
     assert_eq!(
         (full.drain, full.policy, full.user),
@@ -51,7 +52,7 @@ fn the_example_is_loaded_as_it_stands_and_in_full() {
 }
 
 /// Field names as `{:#?}` prints them, one to a line.
-fn fields(value: &dyn std::fmt::Debug) -> Vec<String> {
+fn fields(value: &dyn fmt::Debug) -> Vec<String> {
     let text = format!("{value:#?}");
     let name = |line: &str| {
         line.strip_prefix("    ")?
@@ -90,7 +91,7 @@ fn an_unknown_key_is_refused_in_every_table() {
         assert!(error.contains("x-unknown"), "{line}: {error}");
         tables += 1;
     }
-    assert_eq!(tables, 9);
+    assert_eq!(tables, 10);
     assert!(parse(&format!("x-unknown = 1\n{shown}")).is_err());
 }
 
@@ -138,6 +139,73 @@ fn a_raw_port_leads_to_one_place() {
     assert!(parse(&raw("")).is_err());
     assert!(parse(&raw("session = \"ssh\"\npool = \"ssh\"")).is_err());
     assert!(parse(&raw("session = \"Not A Session\"")).is_err());
+}
+
+#[test]
+fn what_leads_to_a_session_or_pool_says_of_which_cluster() {
+    let text = "[[tcp]]\nlisten = \"0.0.0.0:22\"\nsession = \"ssh\"\ncluster = \"bio\"\n\
+        [[udp]]\nlisten = \"0.0.0.0:53\"\npool = \"dns\"\ncluster = \"bio\"\n\
+        [[passthrough]]\nsni = \"desk.example.org\"\nsession = \"desk\"\n";
+    let config = parse(&format!("{SMALL}{text}")).expect("fair");
+    let all = config.tcp.iter().chain(&config.udp).map(|raw| &raw.to);
+    let all = all.chain(config.passthrough.iter().map(|entry| &entry.to));
+
+    let told: Vec<_> = all.map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        ["ssh of cluster bio", "pool dns of cluster bio", "desk"]
+    );
+    let bad = parse(&format!("{SMALL}{}", text.replace("bio", "Bio 1"))).expect_err("no name");
+    assert!(bad.contains("cluster name"), "{bad}");
+}
+
+#[test]
+fn a_host_name_means_one_thing() {
+    let cluster = |name: &str, host: &str, domain: &str| {
+        let domain = match domain {
+            "" => String::new(),
+            domain => format!("sessions_domain = \"{domain}\"\n"),
+        };
+        format!("[[cluster]]\nname = \"{name}\"\nhost = \"{host}\"\n{domain}")
+    };
+    let bio = cluster("bio", "Bio.example.org.", "bio.example.org");
+    let config = parse(&format!("{SMALL}{bio}")).expect("fair");
+    let [known] = config.clusters.as_slice() else {
+        panic!("one cluster: {:?}", config.clusters)
+    };
+    assert_eq!(known.host, "bio.example.org");
+    assert_eq!(known.sessions_domain.as_deref(), Some("bio.example.org"));
+
+    let sni = "[[passthrough]]\nsni = \"bio.example.org\"\nsession = \"x\"\n";
+    for (more, fault) in [
+        (bio.as_str(), "stands there twice"),
+        (
+            &cluster("geo", "bio.example.org", ""),
+            "bio.example.org is the host of two clusters",
+        ),
+        (
+            &cluster("geo", "gw.example.org", ""),
+            "gw.example.org is the host of two clusters",
+        ),
+        (
+            &cluster("geo", "geo.example.org", "bio.example.org"),
+            "sessions_domain of two clusters",
+        ),
+        (
+            &cluster("geo", "geo.bio.example.org", ""),
+            "geo.bio.example.org would be a session",
+        ),
+        (
+            &cluster("geo", "geo.example.org", "example.org"),
+            "bio.example.org would be a session",
+        ),
+        (&cluster("", "geo.example.org", ""), "`name` is empty"),
+        (&cluster("geo", "192.0.2.1", ""), "[[cluster]] geo: host"),
+        (sni, "stands in [[passthrough]]"),
+    ] {
+        let error = parse(&format!("{SMALL}{bio}{more}")).expect_err(fault);
+        assert!(error.contains(fault), "{fault}: {error}");
+    }
 }
 
 #[test]

@@ -7,15 +7,15 @@ use std::time::Duration;
 use sallyport_edge::opener::Denial;
 use sallyport_link::Tunnel;
 use sallyport_wire::message::{Kind, Protocol};
-use sallyport_wire::{Code, PoolName, SessionId};
+use sallyport_wire::{ClusterName, Code, PoolName, SessionId};
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::{Want, kind_word};
-use crate::config::{Destination, Policy};
+use crate::config::{Destination, Goal, Policy};
 use crate::hub::Hub;
 use crate::pick::{self, Wish};
-use crate::registry::{Offered, Path, Route};
+use crate::registry::{Cluster, Offered, Path, Route};
 
 /// When to try again, by what is missing.
 const RETRY_SOON: Duration = Duration::from_secs(1);
@@ -39,24 +39,31 @@ impl From<Denial> for NoWay {
 }
 
 impl Hub {
-    /// What a name under `/s/` or below the sessions' domain means: a session, else a pool of that name.
-    pub fn destination(&self, name: &SessionId) -> Destination {
-        let registry = self.registry();
-        let as_pool = name.as_str().parse::<PoolName>().ok();
-        match as_pool {
-            Some(pool) if registry.route(name).is_none() && registry.has_pool("", &pool) => {
-                Destination::Pool {
-                    pool,
-                    cluster: String::new(),
-                }
-            }
-            _ => Destination::Session(name.clone()),
+    /// What a name under `/s/` or below the sessions' domain of a cluster means: a session, else a pool of that name.
+    pub fn destination(&self, cluster: &ClusterName, name: &SessionId) -> Destination {
+        Destination {
+            cluster: cluster.clone(),
+            to: self.goal(cluster, name),
         }
     }
 
-    /// Looks for something by a name; again whenever a relay has come that offers that name, for a limited time.
+    fn goal(&self, cluster: &ClusterName, name: &SessionId) -> Goal {
+        let registry = self.registry();
+        let known = registry.cluster(cluster);
+        let as_pool = name.as_str().parse::<PoolName>().ok();
+        match known.zip(as_pool) {
+            Some((known, pool)) if known.route(name).is_none() && known.has_pool(&pool) => {
+                Goal::Pool(pool)
+            }
+            _ => Goal::Session(name.clone()),
+        }
+    }
+
+    /// Looks for something by a name of a cluster; again whenever a relay has come that offers that name, for a limited
+    /// time.
     pub(super) async fn patiently<T>(
         &self,
+        cluster: &ClusterName,
         name: &str,
         look: impl Fn() -> Result<T, NoWay>,
     ) -> Result<T, Denial> {
@@ -68,7 +75,7 @@ impl Hub {
             let limits = &self.config().limits;
             (limits.relay_wait, limits.relay_waiting)
         };
-        let Some(waiter) = self.waiting.enter(name, most) else {
+        let Some(waiter) = self.waiting.enter(cluster, name, most) else {
             let cause = format!("{}, and {most} requests wait already", denial.cause);
             return Err(Denial { cause, ..denial });
         };
@@ -86,19 +93,23 @@ impl Hub {
         }
     }
 
-    /// What HTTP can reach by a name, from what is known just now.
-    pub(super) fn offer(&self, name: &SessionId) -> Result<Arc<Offered>, NoWay> {
-        let offer = match self.destination(name) {
-            Destination::Session(id) => {
-                let route = self.registry().route(&id);
+    /// What HTTP can reach by a name of a cluster, from what is known just now.
+    pub(super) fn offer(
+        &self,
+        cluster: &ClusterName,
+        name: &SessionId,
+    ) -> Result<Arc<Offered>, NoWay> {
+        let offer = match self.goal(cluster, name) {
+            Goal::Session(id) => {
+                let route = self.registry().route(cluster, &id);
                 let offer = route.and_then(|route| route.offer().cloned());
-                offer.ok_or_else(|| self.absent(&id))?
+                offer.ok_or_else(|| self.absent(cluster, &id))?
             }
-            Destination::Pool { pool, cluster } => {
-                let members = self.registry().pool(&cluster, &pool);
+            Goal::Pool(pool) => {
+                let members = self.registry().pool(cluster, &pool);
                 let routes = members.map(|(routes, _turn)| routes).unwrap_or_default();
                 let offer = routes.iter().find_map(|route| route.offer().cloned());
-                offer.ok_or_else(|| self.empty_pool(&pool))?
+                offer.ok_or_else(|| self.empty_pool(cluster, &pool))?
             }
         };
         suits(&offer, Kind::Http)?;
@@ -107,11 +118,13 @@ impl Hub {
 
     /// A tunnel for a stream, from what is known just now.
     pub(super) fn choose(&self, to: &Destination, want: &Want) -> Result<Path<Tunnel>, NoWay> {
-        match to {
-            Destination::Session(session) => {
-                let route = self.registry().route(session);
-                let route = route.ok_or_else(|| self.absent(session))?;
-                let offer = route.offer().ok_or_else(|| self.absent(session))?;
+        let cluster = &to.cluster;
+        match &to.to {
+            Goal::Session(session) => {
+                let route = self.registry().route(cluster, session);
+                let route = route.ok_or_else(|| self.absent(cluster, session))?;
+                let offer = route.offer();
+                let offer = offer.ok_or_else(|| self.absent(cluster, session))?;
                 suits(offer, want.kind)?;
                 let config = self.config();
                 let wish = wish(&config.site, config.policy, want, self.number());
@@ -124,22 +137,22 @@ impl Hub {
                     }
                 })
             }
-            Destination::Pool { pool, cluster } => self.choose_member(pool, cluster, want),
+            Goal::Pool(pool) => self.choose_member(cluster, pool, want),
         }
     }
 
     fn choose_member(
         &self,
+        cluster: &ClusterName,
         pool: &PoolName,
-        cluster: &str,
         want: &Want,
     ) -> Result<Path<Tunnel>, NoWay> {
         let members = self.registry().pool(cluster, pool);
         let Some((routes, turn)) = members else {
-            return Err(self.empty_pool(pool));
+            return Err(self.empty_pool(cluster, pool));
         };
         let client = want.sticky.as_deref();
-        let before = client.and_then(|client| self.member_before(pool.as_str(), client));
+        let before = client.and_then(|client| self.member_before(cluster, pool, client));
         let config = self.config();
         let wish = Wish {
             sticky: before.as_ref(),
@@ -152,41 +165,42 @@ impl Hub {
         })?;
         suits(&path.offer, want.kind)?;
         if let Some(client) = client {
-            self.member_now(pool.as_str(), client, &path.offer.id);
+            self.member_now(cluster, pool, client, &path.offer.id);
         }
         Ok(path.clone())
     }
 
     /// Why there is no way to a session: it may come back, may be on its way, or is unknown.
-    fn absent(&self, session: &SessionId) -> NoWay {
+    fn absent(&self, cluster: &ClusterName, session: &SessionId) -> NoWay {
         let lost = {
             let registry = self.registry();
-            registry.lost_home(session, Instant::now()).cloned()
+            let home = registry.lost_home(cluster, session, Instant::now());
+            home.cloned()
         };
         if let Some(node) = lost {
             let cause = format!("its home {node} was lost lately");
             return denied(Code::HomeLost, session, &cause).into();
         }
-        self.nobody(session.as_str()).unwrap_or_else(|| {
+        self.nobody(cluster, session.as_str()).unwrap_or_else(|| {
             Denial::new(Code::UnknownSession, format!("nobody offers {session}")).into()
         })
     }
 
-    fn empty_pool(&self, pool: &PoolName) -> NoWay {
+    fn empty_pool(&self, cluster: &ClusterName, pool: &PoolName) -> NoWay {
         let name = format!("pool {pool}");
-        self.nobody(&name)
+        self.nobody(cluster, &name)
             .unwrap_or_else(|| denial(Code::HomeLost, format!("{name}: it has no member")).into())
     }
 
-    /// What holds for every name that nobody offers while relays are missing; none once they are there.
-    fn nobody(&self, name: &str) -> Option<NoWay> {
-        let (relays, lost) = {
+    /// What holds for every name that nobody offers while relays of its cluster are missing; none once they are there.
+    fn nobody(&self, cluster: &ClusterName, name: &str) -> Option<NoWay> {
+        let counts = {
             let registry = self.registry();
-            let (_, _, lost) = registry.counts();
-            (registry.nodes().len(), lost)
+            registry.cluster(cluster).map(Cluster::counts)
         };
-        let settling = self.is_settling();
-        let (code, cause) = if relays == 0 {
+        let counts = counts.unwrap_or_default();
+        let settling = self.is_settling(cluster);
+        let (code, cause) = if counts.nodes == 0 {
             (Code::NoRelay, "no relay is connected")
         } else if settling {
             let cause = "the gateway started lately and not all nodes are back";
@@ -197,7 +211,7 @@ impl Hub {
         Some(NoWay {
             denial: denial(code, format!("{name}: {cause}")),
             // Whoever lost its relay hears so at once; a gateway that has just started has lost nobody.
-            may_come: settling || lost == 0,
+            may_come: settling || counts.lost == 0,
         })
     }
 }
@@ -284,7 +298,7 @@ fn denial(code: Code, cause: String) -> Denial {
 fn nodes(route: &Route<Tunnel>) -> String {
     let names: BTreeSet<&str> = route
         .paths()
-        .map(|path| path.member.who.node.as_str())
+        .map(|path| path.member.who.node.name.as_str())
         .collect();
     names.into_iter().collect::<Vec<_>>().join(", ")
 }

@@ -54,7 +54,6 @@ fn path(spec: &Spec) -> Path<Fake> {
         key: NodeKey::new([0; 32]),
         generation: 1,
         successor_of: 0,
-        cluster: String::new(),
         site: if spec.node == "near" {
             "here".to_owned()
         } else {
@@ -96,7 +95,7 @@ fn path(spec: &Spec) -> Path<Fake> {
 fn home(specs: &[Spec]) -> Route<Fake> {
     Route {
         home: specs.iter().map(path).collect(),
-        ..Route::new(String::new())
+        ..Route::default()
     }
 }
 

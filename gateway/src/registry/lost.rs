@@ -13,7 +13,6 @@ pub(super) struct Lost {
     pub(super) node: NodeName,
     /// The node where it was at home.
     pub(super) home: NodeName,
-    pub(super) cluster: String,
     pub(super) since: Instant,
 }
 
@@ -137,7 +136,6 @@ mod tests {
         let loss = Lost {
             node: name(node),
             home: name(node),
-            cluster: String::new(),
             since,
         };
         lost.insert(session(id), loss);

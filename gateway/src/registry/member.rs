@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use sallyport_link::Transport;
-use sallyport_wire::{NodeName, Scope};
+use sallyport_wire::{ClusterNode, Scope};
 use tokio::sync::Notify;
 
 use sallyport_link::NodeKey;
@@ -26,8 +26,8 @@ pub trait Line {
 /// Who is behind a tunnel: what the relay proved when it came.
 #[derive(Debug, Clone)]
 pub struct Who {
-    /// Its node.
-    pub node: NodeName,
+    /// Its node and cluster.
+    pub node: ClusterNode,
     /// Public key of the node.
     pub key: NodeKey,
     /// Key of gateway.json that it came with.
@@ -36,8 +36,6 @@ pub struct Who {
     pub generation: u64,
     /// Generation that this process replaces in an upgrade; 0 for none.
     pub successor_of: u64,
-    /// Cluster that it belongs to; empty for the default one.
-    pub cluster: String,
     /// Site of the node; empty for none.
     pub site: String,
     /// Version of the relay's program.

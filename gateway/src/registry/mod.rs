@@ -2,24 +2,25 @@
 //!
 //! Three rules make it safe to lose and regain relays at any moment. A newer process of a node takes
 //! the place of the older one at once. A session has one home as long as that home is alive. And a
-//! tunnel is removed by its own number only, so a late clean-up cannot touch its successor.
+//! tunnel is removed by its own number only, so a late clean-up cannot touch its successor. Names mean
+//! something within one cluster only; what all clusters share is room for tunnels.
 
+mod cluster;
 mod lost;
 mod member;
 mod route;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sallyport_wire::message::Advertise;
-use sallyport_wire::{Code, NodeName, PoolName, Scope, SessionId};
+use sallyport_wire::{ClusterName, ClusterNode, Code, NodeName, PoolName, SessionId};
 use tokio::time::Instant;
 
-use lost::{Lost, LostHomes};
+pub use cluster::Cluster;
 pub use member::{Grant, Line, Member, Who};
 pub use route::{Offered, Path, Route};
 
@@ -34,7 +35,7 @@ pub struct Bounds {
     pub tunnels_per_node: usize,
     /// Sessions that one tunnel may offer.
     pub offers_per_tunnel: usize,
-    /// Lost homes remembered.
+    /// Lost homes of one cluster remembered.
     pub lost: usize,
     /// How long each is remembered.
     pub lost_for: Duration,
@@ -79,48 +80,29 @@ pub struct NotTaken {
     pub code: Code,
 }
 
+/// How much there is of a cluster, or of all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Nodes with a tunnel.
+    pub nodes: usize,
+    /// Tunnels.
+    pub tunnels: usize,
+    /// Sessions with a way.
+    pub sessions: usize,
+    /// Lost homes.
+    pub lost: usize,
+}
+
 /// Tunnels, and the sessions that they lead to.
 #[derive(Debug)]
 pub struct Registry<T> {
     bounds: Bounds,
-    nodes: HashMap<NodeName, Vec<Arc<Member<T>>>>,
-    tunnels: HashMap<u64, Joined<T>>,
+    /// Those that had a tunnel: as many as the keys of gateway.json name.
+    clusters: HashMap<ClusterName, Cluster<T>>,
+    /// The cluster of each tunnel.
+    tunnels: HashMap<u64, ClusterName>,
     /// How many tunnels came with a key of gateway.json.
     by_key: HashMap<String, usize>,
-    routes: HashMap<SessionId, Arc<Route<T>>>,
-    pools: HashMap<(String, PoolName), Pool>,
-    lost: LostHomes,
-}
-
-/// A tunnel and what it offers: session, and whether it is at home there.
-#[derive(Debug)]
-struct Joined<T> {
-    member: Arc<Member<T>>,
-    offers: HashMap<SessionId, (Arc<Offered>, Place)>,
-}
-
-/// The sessions of a pool, and whose turn it is.
-#[derive(Debug, Default)]
-struct Pool {
-    sessions: BTreeSet<SessionId>,
-    turn: AtomicU64,
-}
-
-/// Where a session is, seen from the node that offers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Home,
-    Via,
-}
-
-impl Place {
-    /// Whoever offers a way to a session gets its traffic whenever its home is away, so a key must say so.
-    const fn allowed_by(self, scope: &Scope) -> Result<(), Code> {
-        match self {
-            Self::Via if !scope.via => Err(Code::OutOfScope),
-            Self::Home | Self::Via => Ok(()),
-        }
-    }
 }
 
 impl<T> Registry<T> {
@@ -128,12 +110,9 @@ impl<T> Registry<T> {
     pub fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
-            nodes: HashMap::new(),
+            clusters: HashMap::new(),
             tunnels: HashMap::new(),
             by_key: HashMap::new(),
-            routes: HashMap::new(),
-            pools: HashMap::new(),
-            lost: LostHomes::new(bounds.lost_for, bounds.lost),
         }
     }
 
@@ -180,7 +159,7 @@ impl<T> Registry<T> {
     }
 
     /// Whether every tunnel of a node has missed so many probes in a row, or there is none.
-    pub fn is_dead(&self, node: &NodeName, misses: u32) -> bool {
+    pub fn is_dead(&self, node: &ClusterNode, misses: u32) -> bool {
         self.members(node)
             .iter()
             .all(|member| member.missed() >= misses)
@@ -196,68 +175,50 @@ impl<T> Registry<T> {
         member: &Arc<Member<T>>,
         now: Instant,
     ) -> Result<Vec<Arc<Member<T>>>, NotJoined> {
-        self.may_join(&member.who)?;
+        let who = &member.who;
+        self.may_join(who)?;
         let mut out = Vec::new();
-        for older in self.members(&member.who.node).to_vec() {
-            if older.who.generation >= member.who.generation {
+        for older in self.members(&who.node).to_vec() {
+            if older.who.generation >= who.generation {
                 continue;
             }
-            if older.who.generation == member.who.successor_of {
+            if older.who.generation == who.successor_of {
                 older.replace();
                 continue;
             }
             self.leave(older.id, now);
             out.push(older);
         }
-        self.nodes
-            .entry(member.who.node.clone())
-            .or_default()
-            .push(Arc::clone(member));
-        let joined = Joined {
-            member: Arc::clone(member),
-            offers: HashMap::new(),
-        };
-        self.tunnels.insert(member.id, joined);
-        *self.by_key.entry(member.who.kid.clone()).or_default() += 1;
+        let bounds = self.bounds;
+        self.clusters
+            .entry(who.node.cluster.clone())
+            .or_insert_with(|| Cluster::new(bounds))
+            .join(member);
+        self.tunnels.insert(member.id, who.node.cluster.clone());
+        *self.by_key.entry(who.kid.clone()).or_default() += 1;
         Ok(out)
     }
 
     /// Removes one tunnel and what was reached through it. False if it was not there any more.
     pub fn leave(&mut self, tunnel: u64, now: Instant) -> bool {
-        let Some(gone) = self.tunnels.remove(&tunnel) else {
+        let name = self.tunnels.remove(&tunnel);
+        let cluster = name.and_then(|name| self.clusters.get_mut(&name));
+        let Some(gone) = cluster.and_then(|cluster| cluster.leave(tunnel, now)) else {
             return false;
         };
-        let Who { node, kid, .. } = &gone.member.who;
+        let kid = &gone.who.kid;
         match self.by_key.get_mut(kid) {
             Some(count) if *count > 1 => *count -= 1,
             _ => drop(self.by_key.remove(kid)),
         }
-        if let Some(members) = self.nodes.get_mut(node) {
-            members.retain(|member| member.id != tunnel);
-            if members.is_empty() {
-                self.nodes.remove(node);
-            }
-        }
-        for (session, (offered, place)) in &gone.offers {
-            self.rewrite(session, &gone.member, None);
-            if self.is_lost(session, *place, now) {
-                let who = &gone.member.who;
-                let home = offered.home.as_ref().unwrap_or(&who.node);
-                let lost = Lost {
-                    node: who.node.clone(),
-                    home: home.clone(),
-                    cluster: who.cluster.clone(),
-                    since: now,
-                };
-                self.lost.insert(session.clone(), lost);
-            }
-        }
         true
     }
 
-    /// Gives up a node's right to the homes that it lost, for any node to claim.
-    pub fn release_homes(&mut self, node: &NodeName) {
-        self.lost.remove_node(node);
+    /// Gives up a node's right to the homes that it lost, for any node of its cluster to claim.
+    pub fn release_homes(&mut self, node: &ClusterNode) {
+        if let Some(cluster) = self.clusters.get_mut(&node.cluster) {
+            cluster.release_homes(&node.name);
+        }
     }
 
     /// Replaces what a tunnel offers. Returns what was not taken; `None` if the tunnel is gone.
@@ -267,252 +228,68 @@ impl<T> Registry<T> {
         advertise: &Advertise,
         now: Instant,
     ) -> Option<Vec<NotTaken>> {
-        let member = Arc::clone(&self.tunnels.get(&tunnel)?.member);
-        let grant = member.grant();
-        let mut refused = Vec::new();
-        let mut taken: HashMap<SessionId, (Arc<Offered>, Place)> = HashMap::new();
-        let home = advertise.home.iter().map(|offer| (offer, Place::Home));
-        let via = advertise.via.iter().map(|offer| (offer, Place::Via));
-        for (offer, place) in home.chain(via) {
-            let room = taken.len() < self.bounds.offers_per_tunnel;
-            let checked = Offered::check(offer, &grant.scope)
-                .and_then(|offered| place.allowed_by(&grant.scope).map(|()| offered))
-                .and_then(|offered| self.may_offer(&member, offered, place, now))
-                .and_then(|offered| room.then_some(offered).ok_or(Code::Limit));
-            match checked {
-                Ok(offered) => {
-                    let id = offered.id.clone();
-                    taken
-                        .entry(id)
-                        .or_insert_with(|| (Arc::new(offered), place));
-                }
-                Err(code) => refused.push(NotTaken {
-                    id: offer.id.clone(),
-                    code,
-                }),
-            }
-        }
-        self.replace_offers(&member, taken);
-        Some(refused)
+        let cluster = self.clusters.get_mut(self.tunnels.get(&tunnel)?)?;
+        cluster.advertise(tunnel, advertise, now)
     }
 
-    /// The ways to a session.
-    pub fn route(&self, session: &SessionId) -> Option<Arc<Route<T>>> {
-        self.routes.get(session).cloned()
+    /// What is known of a cluster; none if it never had a tunnel.
+    pub fn cluster(&self, name: &ClusterName) -> Option<&Cluster<T>> {
+        self.clusters.get(name)
     }
 
-    /// The ways to every session of a pool, and a number that counts up from call to call.
-    pub fn pool(&self, cluster: &str, pool: &PoolName) -> Option<(Vec<Arc<Route<T>>>, u64)> {
-        let pool = self.pools.get(&(cluster.to_owned(), pool.clone()))?;
-        let routes = pool
-            .sessions
-            .iter()
-            .filter_map(|session| self.route(session))
-            .collect();
-        Some((routes, pool.turn.fetch_add(1, Ordering::Relaxed)))
+    /// Every cluster that had a tunnel.
+    pub fn clusters(&self) -> impl Iterator<Item = (&ClusterName, &Cluster<T>)> {
+        self.clusters.iter()
     }
 
-    /// Whether a pool has a session.
-    pub fn has_pool(&self, cluster: &str, pool: &PoolName) -> bool {
-        self.pools.contains_key(&(cluster.to_owned(), pool.clone()))
+    /// The ways to a session of a cluster.
+    pub fn route(&self, cluster: &ClusterName, session: &SessionId) -> Option<Arc<Route<T>>> {
+        self.cluster(cluster)?.route(session)
     }
 
-    /// The node that was the session's home until a short while ago.
-    pub fn lost_home(&self, session: &SessionId, now: Instant) -> Option<&NodeName> {
-        self.lost.get(session, now).map(|lost| &lost.home)
+    /// The ways to every session of a cluster's pool, and a number that counts up from call to call.
+    pub fn pool(
+        &self,
+        cluster: &ClusterName,
+        pool: &PoolName,
+    ) -> Option<(Vec<Arc<Route<T>>>, u64)> {
+        self.cluster(cluster)?.pool(pool)
+    }
+
+    /// The node that was the home of a cluster's session until a short while ago.
+    pub fn lost_home(
+        &self,
+        cluster: &ClusterName,
+        session: &SessionId,
+        now: Instant,
+    ) -> Option<&NodeName> {
+        self.cluster(cluster)?.lost_home(session, now)
     }
 
     /// Tunnels of a node.
-    pub fn members(&self, node: &NodeName) -> &[Arc<Member<T>>] {
-        self.nodes.get(node).map_or(&[], Vec::as_slice)
-    }
-
-    /// Every node with a tunnel.
-    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &NodeName> {
-        self.nodes.keys()
+    pub fn members(&self, node: &ClusterNode) -> &[Arc<Member<T>>] {
+        let cluster = self.cluster(&node.cluster);
+        cluster.map_or(&[], |cluster| cluster.members(&node.name))
     }
 
     /// Every tunnel.
     pub fn tunnels(&self) -> impl Iterator<Item = &Arc<Member<T>>> {
-        self.tunnels.values().map(|joined| &joined.member)
+        self.clusters.values().flat_map(Cluster::tunnels)
     }
 
-    /// What a tunnel offers.
-    pub fn offers(&self, tunnel: u64) -> impl Iterator<Item = &Offered> {
-        let offers = self.tunnels.get(&tunnel).map(|joined| &joined.offers);
-        offers
-            .into_iter()
-            .flat_map(|offers| offers.values().map(|(offered, _)| &**offered))
-    }
-
-    /// Every session that can be reached, or could if its health check passed.
-    pub fn sessions(&self) -> impl Iterator<Item = (&SessionId, &Arc<Route<T>>)> {
-        self.routes.iter()
-    }
-
-    /// Tunnels, sessions with a way, lost homes.
-    pub fn counts(&self) -> (usize, usize, usize) {
-        (self.tunnels.len(), self.routes.len(), self.lost.len())
+    /// How much there is of all clusters together.
+    pub fn counts(&self) -> Counts {
+        let mut all = Counts::default();
+        for counts in self.clusters.values().map(Cluster::counts) {
+            all.nodes += counts.nodes;
+            all.tunnels += counts.tunnels;
+            all.sessions += counts.sessions;
+            all.lost += counts.lost;
+        }
+        all
     }
 
     fn count_of(&self, kid: &str) -> usize {
         self.by_key.get(kid).copied().unwrap_or_default()
-    }
-
-    /// Whether the loss of a way of this kind is to be remembered: of a home if it was the last tunnel there, of a hop if it
-    /// was the last way and nothing better is known.
-    fn is_lost(&self, session: &SessionId, place: Place, now: Instant) -> bool {
-        let route = self.routes.get(session);
-        match place {
-            Place::Home => route.is_none_or(|route| route.home.is_empty()),
-            Place::Via => {
-                let known = self.lost.get(session, now).is_some_and(Lost::is_home);
-                route.is_none() && !known
-            }
-        }
-    }
-
-    /// A session has one home and one cluster as long as anything of it is alive or missed.
-    fn may_offer(
-        &self,
-        member: &Member<T>,
-        offered: Offered,
-        place: Place,
-        now: Instant,
-    ) -> Result<Offered, Code> {
-        let route = self.routes.get(&offered.id);
-        let foreign = |path: &Path<T>| path.member.who.node != member.who.node;
-        if place == Place::Home && route.is_some_and(|route| route.home.iter().any(foreign)) {
-            return Err(Code::HomeTaken);
-        }
-        let cluster = route.map(|route| route.cluster.as_str());
-        let lost = self.lost.get(&offered.id, now);
-        let home = match (place, &offered.home) {
-            (Place::Home, None) => &member.who.node,
-            (Place::Via, Some(home)) if *home != member.who.node => home,
-            (Place::Home, Some(_)) | (Place::Via, _) => return Err(Code::Protocol),
-        };
-        let is_held = |lost: &Lost| {
-            let in_grace = now.duration_since(lost.since) < self.bounds.home_grace;
-            lost.is_home() && lost.home != *home && in_grace
-        };
-        if lost.is_some_and(is_held) {
-            return Err(Code::HomeTaken);
-        }
-        // Two nodes that name their sessions alike must not get each other's clients.
-        let elsewhere = |path: &Path<T>| match &path.offer.home {
-            Some(told) => told != home,
-            None => path.member.who.node != *home,
-        };
-        if place == Place::Via && route.is_some_and(|route| route.paths().any(elsewhere)) {
-            return Err(Code::HomeTaken);
-        }
-        let cluster = cluster.or_else(|| lost.map(|lost| lost.cluster.as_str()));
-        if cluster.is_some_and(|cluster| cluster != member.who.cluster) {
-            return Err(Code::HomeTaken);
-        }
-        Ok(offered)
-    }
-
-    fn replace_offers(
-        &mut self,
-        member: &Arc<Member<T>>,
-        taken: HashMap<SessionId, (Arc<Offered>, Place)>,
-    ) {
-        let Some(joined) = self.tunnels.get_mut(&member.id) else {
-            return;
-        };
-        let before = std::mem::replace(&mut joined.offers, taken.clone());
-        for session in before.keys().filter(|session| !taken.contains_key(session)) {
-            self.rewrite(session, member, None);
-        }
-        for (session, (offered, place)) in taken {
-            if before
-                .get(&session)
-                .is_some_and(|(old, at)| *old == offered && *at == place)
-            {
-                continue;
-            }
-            self.rewrite(&session, member, Some((offered, place)));
-            if place == Place::Home {
-                self.drop_foreign_hops(&session, &member.who.node);
-                self.lost.remove(&session);
-            }
-        }
-    }
-
-    /// A home speaks for itself: what others told of the session being on another node is void.
-    fn drop_foreign_hops(&mut self, session: &SessionId, home: &NodeName) {
-        let foreign = |path: &&Path<T>| path.offer.home.as_ref() != Some(home);
-        let route = self.routes.get(session);
-        let hops = route.into_iter().flat_map(|route| &route.via);
-        let foreign: Vec<_> = hops
-            .filter(foreign)
-            .map(|path| Arc::clone(&path.member))
-            .collect();
-        for hop in foreign {
-            if let Some(joined) = self.tunnels.get_mut(&hop.id) {
-                joined.offers.remove(session);
-            }
-            self.rewrite(session, &hop, None);
-        }
-    }
-
-    /// Writes a session's route anew with what this tunnel offers of it.
-    fn rewrite(
-        &mut self,
-        session: &SessionId,
-        member: &Arc<Member<T>>,
-        offer: Option<(Arc<Offered>, Place)>,
-    ) {
-        let (home, via) = match offer {
-            None => (None, None),
-            Some((offer, place)) => {
-                let path = Some(Path {
-                    member: Arc::clone(member),
-                    offer,
-                });
-                if place == Place::Home {
-                    (path, None)
-                } else {
-                    (None, path)
-                }
-            }
-        };
-        let before = self.routes.get(session).cloned();
-        let route = before.as_deref().map_or_else(
-            || Route::new(member.who.cluster.clone()).with(member.id, home.clone(), via.clone()),
-            |route| route.with(member.id, home.clone(), via.clone()),
-        );
-        self.rewrite_pools(session, before.as_deref(), &route);
-        if route.is_empty() {
-            self.routes.remove(session);
-        } else {
-            self.routes.insert(session.clone(), Arc::new(route));
-        }
-    }
-
-    fn rewrite_pools(&mut self, session: &SessionId, before: Option<&Route<T>>, now: &Route<T>) {
-        let pools = |route: &Route<T>| -> HashSet<(String, PoolName)> {
-            let pools = route.paths().filter_map(|path| path.offer.pool.clone());
-            pools.map(|pool| (route.cluster.clone(), pool)).collect()
-        };
-        let old = before.map(pools).unwrap_or_default();
-        let new = pools(now);
-        for pool in old.difference(&new) {
-            if let Some(left) = self.pools.get_mut(pool) {
-                left.sessions.remove(session);
-                if left.sessions.is_empty() {
-                    self.pools.remove(pool);
-                }
-            }
-        }
-        for pool in new.difference(&old) {
-            self.pools
-                .entry(pool.clone())
-                .or_default()
-                .sessions
-                .insert(session.clone());
-        }
     }
 }

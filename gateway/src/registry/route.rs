@@ -97,24 +97,23 @@ impl<T> Clone for Path<T> {
 /// The ways to one session.
 #[derive(Debug)]
 pub struct Route<T> {
-    /// Cluster that the session belongs to.
-    pub cluster: String,
     /// Tunnels of the node where it is at home.
     pub home: Vec<Path<T>>,
     /// Tunnels of nodes that hop to it, all to the same home.
     pub via: Vec<Path<T>>,
 }
 
-impl<T> Route<T> {
+impl<T> Default for Route<T> {
     /// No way yet.
-    pub const fn new(cluster: String) -> Self {
+    fn default() -> Self {
         Self {
-            cluster,
             home: Vec::new(),
             via: Vec::new(),
         }
     }
+}
 
+impl<T> Route<T> {
     /// Home first, then the hops.
     pub fn paths(&self) -> impl Iterator<Item = &Path<T>> {
         self.home.iter().chain(&self.via)
@@ -144,7 +143,6 @@ impl<T> Route<T> {
             kept.chain(new).collect()
         };
         Self {
-            cluster: self.cluster.clone(),
             home: others(&self.home, home),
             via: others(&self.via, via),
         }

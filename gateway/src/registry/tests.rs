@@ -2,8 +2,13 @@ use sallyport_wire::message::Offer;
 
 use super::*;
 use sallyport_link::NodeKey;
+use sallyport_wire::Scope;
 
+mod apart;
 mod steps;
+
+/// The default cluster.
+const HERE: &ClusterName = &ClusterName::DEFAULT;
 
 const BOUNDS: Bounds = Bounds {
     tunnels: 64,
@@ -19,14 +24,22 @@ fn registry() -> Registry<()> {
     Registry::new(BOUNDS)
 }
 
+/// A node of the default cluster, or of another: `bio/n1`.
+fn at(node: &str) -> ClusterNode {
+    node.parse().expect("a node")
+}
+
+fn bio() -> ClusterName {
+    "bio".parse().expect("a cluster name")
+}
+
 fn who(node: &str, generation: u64) -> Who {
     Who {
-        node: node.parse().expect("a node name"),
+        node: at(node),
         key: NodeKey::new([7; 32]),
         kid: "k1".to_owned(),
         generation,
         successor_of: 0,
-        cluster: String::new(),
         site: String::new(),
         software: String::new(),
     }
@@ -111,7 +124,7 @@ fn a_newer_process_takes_the_place_of_the_older_one_at_once() {
         !registry.leave(1, Instant::now()),
         "the late clean-up finds nothing"
     );
-    let route = registry.route(&session("desk")).expect("reachable");
+    let route = registry.route(HERE, &session("desk")).expect("reachable");
     assert_eq!(
         route
             .home
@@ -145,10 +158,7 @@ fn a_successor_leaves_the_streams_of_its_predecessor_alone() {
     };
     assert!(joined(&mut registry, 2, successor).is_empty());
     assert!(old.is_replaced());
-    assert_eq!(
-        ids(registry.members(&"n1".parse().expect("a name"))),
-        [1, 2]
-    );
+    assert_eq!(ids(registry.members(&at("n1"))), [1, 2]);
 }
 
 #[test]
@@ -229,14 +239,14 @@ fn a_home_is_not_stolen_but_moves_once_it_is_free() {
         None
     );
     registry.leave(1, now);
-    assert!(registry.lost_home(&session("desk"), now).is_some());
+    assert!(registry.lost_home(HERE, &session("desk"), now).is_some());
     let claim = |registry: &mut Registry<()>, seconds| {
         let at = now + Duration::from_secs(seconds);
         code_of(registry.advertise(2, &homes(&["desk"]), at))
     };
     assert_eq!(claim(&mut registry, 59), Some(Code::HomeTaken));
     assert_eq!(claim(&mut registry, 60), None);
-    assert!(registry.lost_home(&session("desk"), now).is_none());
+    assert!(registry.lost_home(HERE, &session("desk"), now).is_none());
 }
 
 #[test]
@@ -272,7 +282,7 @@ fn a_node_that_restarts_finds_its_home_and_a_forgotten_one_holds_none() {
     assert_eq!(claim(&mut registry, 2, "desk"), Some(Code::HomeTaken));
     joined(&mut registry, 3, who("n1", 11));
     assert_eq!(claim(&mut registry, 3, "desk"), None);
-    registry.release_homes(&"n1".parse().expect("a name"));
+    registry.release_homes(&at("n1"));
     assert_eq!(claim(&mut registry, 2, "shell"), None);
 }
 
@@ -287,7 +297,7 @@ fn only_a_key_that_says_so_offers_ways_to_the_sessions_of_others() {
         code_of(registry.advertise(1, &vias("n9", &["desk"]), now)),
         Some(Code::OutOfScope)
     );
-    assert!(registry.route(&session("desk")).is_none());
+    assert!(registry.route(HERE, &session("desk")).is_none());
     assert_eq!(code_of(registry.advertise(1, &homes(&["desk"]), now)), None);
 }
 
@@ -316,35 +326,9 @@ fn a_session_that_its_relay_gives_up_is_unknown_not_lost() {
     registry.advertise(1, &homes(&["desk", "shell"]), now);
     registry.advertise(1, &homes(&["shell"]), now);
 
-    assert!(registry.route(&session("desk")).is_none());
-    assert!(registry.lost_home(&session("desk"), now).is_none());
-    assert!(registry.route(&session("shell")).is_some());
-}
-
-#[test]
-fn another_cluster_cannot_offer_a_way_to_a_session() {
-    let mut registry = registry();
-    let now = Instant::now();
-    joined(&mut registry, 1, who("n1", 10));
-    joined(
-        &mut registry,
-        2,
-        Who {
-            cluster: "b".to_owned(),
-            ..who("n2", 10)
-        },
-    );
-    registry.advertise(1, &homes(&["desk"]), now);
-
-    assert_eq!(
-        code_of(registry.advertise(2, &vias("n1", &["desk"]), now)),
-        Some(Code::HomeTaken)
-    );
-    registry.leave(1, now);
-    assert_eq!(
-        code_of(registry.advertise(2, &vias("n1", &["desk"]), now)),
-        Some(Code::HomeTaken)
-    );
+    assert!(registry.route(HERE, &session("desk")).is_none());
+    assert!(registry.lost_home(HERE, &session("desk"), now).is_none());
+    assert!(registry.route(HERE, &session("shell")).is_some());
 }
 
 #[test]
@@ -376,7 +360,7 @@ fn a_key_serves_what_its_scope_says() {
         named,
         [("web-1", Code::OutOfScope), ("desk", Code::OutOfScope)]
     );
-    assert!(registry.route(&session("web-2")).is_some());
+    assert!(registry.route(HERE, &session("web-2")).is_some());
 }
 
 #[test]
@@ -411,17 +395,17 @@ fn a_pool_has_the_sessions_that_say_so() {
     let web: PoolName = "web".parse().expect("a pool name");
 
     assert_eq!(
-        registry.pool("", &web).map(|(routes, _)| routes.len()),
+        registry.pool(HERE, &web).map(|(routes, _)| routes.len()),
         Some(2)
     );
-    assert!(registry.pool("other", &web).is_none());
+    assert!(registry.pool(&bio(), &web).is_none());
     registry.leave(1, now);
     assert_eq!(
-        registry.pool("", &web).map(|(routes, _)| routes.len()),
+        registry.pool(HERE, &web).map(|(routes, _)| routes.len()),
         Some(1)
     );
     registry.advertise(2, &homes(&["web-2"]), now);
-    assert!(registry.pool("", &web).is_none());
+    assert!(registry.pool(HERE, &web).is_none());
 }
 
 #[test]
@@ -434,9 +418,12 @@ fn a_hop_that_is_lost_leaves_its_session_missed_and_holds_nobody_up() {
     registry.advertise(3, &vias("n2", &["desk"]), now);
 
     registry.leave(1, now);
-    assert!(registry.route(&session("desk")).is_some(), "the other hop");
+    assert!(
+        registry.route(HERE, &session("desk")).is_some(),
+        "the other hop"
+    );
     registry.leave(3, now);
-    let home = registry.lost_home(&session("desk"), now);
+    let home = registry.lost_home(HERE, &session("desk"), now);
     assert_eq!(home.map(NodeName::as_str), Some("n2"));
     joined(&mut registry, 4, who("n4", 10));
     assert_eq!(code_of(registry.advertise(4, &homes(&["desk"]), now)), None);
@@ -457,13 +444,13 @@ fn a_hop_never_leads_to_another_nodes_session_of_the_same_name() {
     assert_eq!(code_of(other), Some(Code::HomeTaken));
 
     registry.advertise(3, &homes(&["desk"]), now);
-    let route = registry.route(&session("desk")).expect("at home");
+    let route = registry.route(HERE, &session("desk")).expect("at home");
     assert!(route.via.is_empty(), "what the hop told is void");
     assert_eq!(hop(&mut registry, "n2"), Some(Code::HomeTaken));
     assert_eq!(hop(&mut registry, "n3"), None);
     registry.leave(3, now);
     assert_eq!(hop(&mut registry, "n2"), Some(Code::HomeTaken), "held");
-    let route = registry.route(&session("desk"));
+    let route = registry.route(HERE, &session("desk"));
     assert!(route.is_none_or(|route| route.via.is_empty()));
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sallyport_edge::{Ask, Denial, Found, Opener, Page, Way};
 use sallyport_ops::{Slots, Tasks};
 use sallyport_wire::message::Head;
-use sallyport_wire::{Code, SessionId};
+use sallyport_wire::{ClusterName, Code, SessionId};
 
 use crate::outlet::{self, Outlet};
 use crate::streams::Streams;
@@ -24,7 +24,7 @@ pub(super) struct AnyNode {
 impl Opener for AnyNode {
     type Stream = Outlet;
 
-    async fn find(&self, session: &SessionId) -> Result<Found, Denial> {
+    async fn find(&self, _cluster: &ClusterName, session: &SessionId) -> Result<Found, Denial> {
         self.streams.find(session)
     }
 
@@ -57,7 +57,7 @@ impl Opener for AnyNode {
         self.streams.count_refused(code);
     }
 
-    fn root(&self, _accept_json: bool) -> Page {
+    fn root(&self, _cluster: &ClusterName, _accept_json: bool) -> Page {
         outlet::no_page()
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sallyport_edge::{Denial, Found, Way};
 use sallyport_ops::Tasks;
 use sallyport_wire::message::{Head, Offer, Protocol};
-use sallyport_wire::{Code, NodeName, SessionId};
+use sallyport_wire::{ClusterName, Code, NodeName, SessionId};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -167,6 +167,7 @@ fn found_there(id: &SessionId, offer: &Offer) -> Result<Found, &'static str> {
     }
     let seconds = u64::from(offer.answer_within);
     Ok(Found {
+        cluster: ClusterName::default(),
         session: id.clone(),
         protocol,
         keep_prefix: offer.keep_prefix,

@@ -15,7 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use sallyport_ops::Tasks;
 use sallyport_splice::Duplex;
 use sallyport_wire::message::{Client, Kind, Protocol};
-use sallyport_wire::{Code, SessionId};
+use sallyport_wire::{ClusterName, Code, SessionId};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Span;
 
@@ -159,12 +159,12 @@ impl<O: Opener> Context<O> {
         let canonical =
             Canonical::from_head(&head, body.is_end_stream(), &self.client, &self.limits)
                 .inspect_err(|_refused| record.asked_for(&head))?;
-        let route = self
+        let (cluster, route) = self
             .sites
             .route(&canonical.host, &canonical.path, self.client.local.ip())
             .inspect_err(|_refused| record.asked_for(&head))?;
         let (session, prefix) = match route {
-            Route::Root => return self.root(&head).map(Outcome::Own),
+            Route::Root => return self.root(&cluster, &head).map(Outcome::Own),
             Route::Slash(location) => return Ok(Outcome::Own(reply::redirect(&location))),
             Route::Session {
                 session,
@@ -173,7 +173,9 @@ impl<O: Opener> Context<O> {
             } => (session, prefix),
         };
         record.routed(canonical.host.as_str(), &session);
-        let routed = self.routed(canonical, &session, prefix, record).await?;
+        let routed = self
+            .routed(canonical, (&cluster, &session), prefix, record)
+            .await?;
         match (&routed.request.websocket, upgrade) {
             (Some(_), Some(upgrade)) => {
                 // Rare and large: it has a place of its own, so that no other request has to make room for it.
@@ -195,7 +197,7 @@ impl<O: Opener> Context<O> {
         }
     }
 
-    fn root(&self, head: &Parts) -> Result<Response<Bytes>, Failure> {
+    fn root(&self, cluster: &ClusterName, head: &Parts) -> Result<Response<Bytes>, Failure> {
         if !matches!(head.method, Method::GET | Method::HEAD) {
             return Err(
                 Failure::new(Code::BadRequest, "the page at / is only for reading")
@@ -203,18 +205,18 @@ impl<O: Opener> Context<O> {
             );
         }
         let json = Format::of(&head.headers) == Format::Json;
-        Ok(reply::page(self.opener.root(json)))
+        Ok(reply::page(self.opener.root(cluster, json)))
     }
 
     /// Finds the session and writes the head that it will see.
     async fn routed(
         &self,
         request: Canonical,
-        session: &SessionId,
+        (cluster, session): (&ClusterName, &SessionId),
         prefix: Option<String>,
         record: &Record,
     ) -> Result<Routed, Failure> {
-        let found = self.opener.find(session).await?;
+        let found = self.opener.find(cluster, session).await?;
         match found.protocol {
             Protocol::Http | Protocol::H2c | Protocol::Vnc => {}
             Protocol::Tcp | Protocol::Tls | Protocol::Udp => {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use hyper::client::conn::http1;
-use sallyport_wire::SessionId;
+use sallyport_wire::{ClusterName, SessionId};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::DropGuard;
@@ -24,6 +24,7 @@ const READY_WITHIN: Duration = Duration::from_millis(100);
 /// a trusted proxy one connection carries the requests of many clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key {
+    cluster: ClusterName,
     session: SessionId,
     credential: String,
     client: String,
@@ -32,6 +33,7 @@ pub(crate) struct Key {
 impl Key {
     pub(crate) fn of(ask: &Ask) -> Self {
         Self {
+            cluster: ask.found.cluster.clone(),
             session: ask.found.session.clone(),
             credential: ask.credential.clone(),
             client: ask.client.address.clone(),
@@ -229,8 +231,13 @@ mod tests {
     use crate::opener::Found;
 
     fn key(client: &str, credential: &str) -> Key {
+        key_in("", client, credential)
+    }
+
+    fn key_in(cluster: &str, client: &str, credential: &str) -> Key {
         let found = Found {
             session: "web".parse().expect("an id"),
+            cluster: cluster.parse().expect("a name"),
             protocol: Protocol::Http,
             keep_prefix: false,
             answer_within: None,
@@ -260,5 +267,10 @@ mod tests {
             "another client of one proxy"
         );
         assert_ne!(key("10.0.0.1:0", ""), key("10.0.0.1:0", "sp_x"));
+        assert_ne!(
+            key("10.0.0.1:0", ""),
+            key_in("bio", "10.0.0.1:0", ""),
+            "another host of one connection"
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sallyport_splice::Duplex;
 use sallyport_wire::message::{Client, Kind, Protocol};
-use sallyport_wire::{Code, NodeName, SessionId};
+use sallyport_wire::{ClusterName, Code, NodeName, SessionId};
 
 /// Finds sessions and opens streams to them.
 pub trait Opener: Send + Sync + 'static {
@@ -15,11 +15,15 @@ pub trait Opener: Send + Sync + 'static {
     /// with that connection. A read that fails with [`sallyport_wire::Refusal`] tells the client why.
     type Stream: Duplex + 'static;
 
-    /// Where a session is. It may wait a moment for a session that is likely to come.
+    /// Where a session of a cluster is. It may wait a moment for a session that is likely to come.
     ///
     /// # Errors
     /// [`Denial`] if there is no such session, or none that HTTP can reach.
-    fn find(&self, session: &SessionId) -> impl Future<Output = Result<Found, Denial>> + Send;
+    fn find(
+        &self,
+        cluster: &ClusterName,
+        session: &SessionId,
+    ) -> impl Future<Output = Result<Found, Denial>> + Send;
 
     /// Opens a stream. It may return before the session has answered: a refusal then comes out of the first read.
     ///
@@ -33,8 +37,8 @@ pub trait Opener: Send + Sync + 'static {
     /// A request was answered with this code instead of what it asked for.
     fn refused(&self, code: Code);
 
-    /// The page at `/` of the gateway's own name.
-    fn root(&self, accept_json: bool) -> Page;
+    /// The page at `/` of a cluster's own name.
+    fn root(&self, cluster: &ClusterName, accept_json: bool) -> Page;
 }
 
 /// What a request is for.
@@ -59,6 +63,8 @@ pub enum Target {
 pub struct Found {
     /// Its id.
     pub session: SessionId,
+    /// Its cluster.
+    pub cluster: ClusterName,
     /// What it speaks; the front serves [`Protocol::Http`], [`Protocol::Vnc`] and [`Protocol::H2c`].
     pub protocol: Protocol,
     /// Whether the session sees `/s/<id>` in front of its paths in path mode.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use sallyport_wire::SessionId;
+use sallyport_wire::{ClusterName, SessionId};
 
 use crate::host::{Host, HostError, HostName};
 use crate::opener::Target;
@@ -14,9 +14,16 @@ const SESSIONS: &str = "/s/";
 /// The names that this front answers to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sites {
+    sites: Vec<Site>,
+    one: Option<SessionId>,
+}
+
+/// The names of one cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Site {
+    cluster: ClusterName,
     own: Vec<HostName>,
     sessions_domain: Option<String>,
-    one: Option<SessionId>,
 }
 
 /// What a request is for, and what the session sees as its path.
@@ -53,11 +60,24 @@ pub enum RouteError {
 
 impl Sites {
     /// The front's own names and addresses, where `/` and path mode (`/s/<id>/…`) are served, and the domain below
-    /// which each session has a host name (`<id>.<domain>`).
+    /// which each session has a host name (`<id>.<domain>`). They lead to the default cluster.
     ///
     /// # Errors
     /// [`HostError`] if one of them is no host name.
     pub fn new(
+        own: impl IntoIterator<Item = impl AsRef<str>>,
+        sessions_domain: Option<&str>,
+    ) -> Result<Self, HostError> {
+        Self::default().with(ClusterName::DEFAULT, own, sessions_domain)
+    }
+
+    /// With names that lead to another cluster.
+    ///
+    /// # Errors
+    /// As [`Sites::new`].
+    pub fn with(
+        mut self,
+        cluster: ClusterName,
         own: impl IntoIterator<Item = impl AsRef<str>>,
         sessions_domain: Option<&str>,
     ) -> Result<Self, HostError> {
@@ -69,45 +89,71 @@ impl Sites {
             Some(domain) => Some(domain.parse::<HostName>()?.to_string()),
             None => None,
         };
-        Ok(Self {
+        self.sites.push(Site {
+            cluster,
             own,
             sessions_domain,
-            one: None,
-        })
+        });
+        Ok(self)
     }
 
     /// One session under every host name, for a front whose connection was already meant for it.
     #[must_use]
     pub const fn one(session: SessionId) -> Self {
         Self {
-            own: Vec::new(),
-            sessions_domain: None,
+            sites: Vec::new(),
             one: Some(session),
         }
     }
 
-    /// Routes a request that came to the address `local`, which counts as an own name, too.
+    /// Routes a request that came to the address `local`, which counts as an own name of the default cluster, too. Says
+    /// which cluster it is for.
     ///
     /// # Errors
     /// [`RouteError`]
-    pub fn route(&self, host: &Host, path: &Path, local: IpAddr) -> Result<Route, RouteError> {
+    pub fn route(
+        &self,
+        host: &Host,
+        path: &Path,
+        local: IpAddr,
+    ) -> Result<(ClusterName, Route), RouteError> {
         if let Some(session) = &self.one {
-            return Ok(host_mode(session.clone()));
+            return Ok((ClusterName::DEFAULT, host_mode(session.clone())));
         }
         let name = host.name();
-        if self.own.contains(name) || *name == HostName::Ip(local.to_canonical()) {
-            return own_site(path);
+        if let Some(site) = self.sites.iter().find(|site| site.own.contains(name)) {
+            return Ok((site.cluster.clone(), own_site(path)?));
         }
-        let HostName::Dns(name) = name else {
-            return Err(RouteError::Host);
-        };
-        let domain = self.sessions_domain.as_deref().ok_or(RouteError::Host)?;
-        let label = name
-            .strip_suffix(domain)
-            .and_then(|rest| rest.strip_suffix('.'))
-            .ok_or(RouteError::Host)?;
-        let session: SessionId = label.parse().map_err(|_| RouteError::Unknown)?;
-        Ok(host_mode(session))
+        match name {
+            HostName::Ip(address) if *address == local.to_canonical() => {
+                Ok((ClusterName::DEFAULT, own_site(path)?))
+            }
+            HostName::Ip(_) => Err(RouteError::Host),
+            HostName::Dns(name) => self.session(name),
+        }
+    }
+
+    /// What a name below a sessions' domain means. A session id has no dot, so a name fits one domain at most.
+    fn session(&self, name: &str) -> Result<(ClusterName, Route), RouteError> {
+        let mut missed = RouteError::Host;
+        for site in &self.sites {
+            let Some(label) = site.label(name) else {
+                continue;
+            };
+            match label.parse() {
+                Ok(session) => return Ok((site.cluster.clone(), host_mode(session))),
+                Err(_) => missed = RouteError::Unknown,
+            }
+        }
+        Err(missed)
+    }
+}
+
+impl Site {
+    /// What stands in front of its sessions' domain.
+    fn label<'n>(&self, name: &'n str) -> Option<&'n str> {
+        let domain = self.sessions_domain.as_deref()?;
+        name.strip_suffix(domain)?.strip_suffix('.')
     }
 }
 
@@ -195,7 +241,42 @@ mod tests {
     )]
     fn route(host: &str, path: &str) -> Result<Route, RouteError> {
         let path = Path::parse(path).expect(path);
-        sites().route(&host.parse().expect(host), &path, LOCAL)
+        let routed = sites().route(&host.parse().expect(host), &path, LOCAL);
+        routed.map(|(_cluster, route)| route)
+    }
+
+    #[test]
+    fn each_cluster_has_names_of_its_own() {
+        let bio: ClusterName = "bio".parse().expect("a name");
+        let geo: ClusterName = "geo".parse().expect("a name");
+        let sites = sites()
+            .with(bio.clone(), ["bio.example.org"], Some("bio.example.org"))
+            .and_then(|sites| sites.with(geo.clone(), ["geo.bio.example.org"], None))
+            .expect("names");
+        let cluster = |host: &str, path: &str| {
+            let path = Path::parse(path).expect(path);
+            let routed = sites.route(&host.parse().expect(host), &path, LOCAL);
+            routed.map(|(cluster, _route)| cluster)
+        };
+
+        for (host, path, expected) in [
+            ("gw.example.org", "/s/web/", &ClusterName::DEFAULT),
+            ("192.0.2.1", "/s/web/", &ClusterName::DEFAULT),
+            ("web.sessions.example.org", "/", &ClusterName::DEFAULT),
+            ("BIO.example.org.:8443", "/s/web/", &bio),
+            ("bio.example.org", "/", &bio),
+            ("web.bio.example.org", "/", &bio),
+            ("geo.bio.example.org", "/s/web/", &geo),
+        ] {
+            assert_eq!(cluster(host, path).as_ref(), Ok(expected), "{host}");
+        }
+        for (host, error) in [
+            ("geo.example.org", RouteError::Host),
+            ("a.b.bio.example.org", RouteError::Unknown),
+            ("xbio.example.org", RouteError::Host),
+        ] {
+            assert_eq!(cluster(host, "/"), Err(error), "{host}");
+        }
     }
 
     fn session(found: &Result<Route, RouteError>) -> Option<(&str, Option<&str>)> {
@@ -287,7 +368,7 @@ mod tests {
         #[test]
         fn a_route_is_where_its_bytes_say(path in "/(s|S|%73|x)?[/a-c%25;.]{0,12}") {
             if let Ok(path) = Path::parse(&path)
-                && let Ok(Route::Session { session, prefix: Some(prefix), .. }) =
+                && let Ok((_, Route::Session { session, prefix: Some(prefix), .. })) =
                     sites().route(&"gw.example.org".parse().expect("a host"), &path, LOCAL)
             {
                 prop_assert_eq!(&prefix, &format!("/s/{session}"));

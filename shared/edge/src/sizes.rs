@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use sallyport_ops::Accepted;
-use sallyport_wire::{Code, SessionId};
+use sallyport_wire::{ClusterName, Code, SessionId};
 use tokio::io::DuplexStream;
 
 use crate::exchange::Context;
@@ -20,7 +20,7 @@ struct Nobody;
 impl Opener for Nobody {
     type Stream = DuplexStream;
 
-    async fn find(&self, _session: &SessionId) -> Result<Found, Denial> {
+    async fn find(&self, _cluster: &ClusterName, _session: &SessionId) -> Result<Found, Denial> {
         std::future::pending().await
     }
 
@@ -38,7 +38,7 @@ impl Opener for Nobody {
 
     fn refused(&self, _code: Code) {}
 
-    fn root(&self, _accept_json: bool) -> Page {
+    fn root(&self, _cluster: &ClusterName, _accept_json: bool) -> Page {
         Page {
             status: StatusCode::OK,
             content_type: "text/plain",

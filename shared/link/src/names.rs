@@ -8,6 +8,7 @@ use std::{fmt, io};
 
 use sallyport_ops::files;
 use sallyport_wire::{Code, NodeName};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
@@ -156,13 +157,13 @@ pub enum NamesError {
     },
 }
 
-/// Names and the node keys that they belong to.
+/// Names and the node keys that they belong to: of nodes of one cluster, or `N` that tells those of several apart.
 #[derive(Debug)]
-pub struct Names {
+pub struct Names<N = NodeName> {
     path: PathBuf,
     most: usize,
     per_kid: usize,
-    bound: Mutex<Bound>,
+    bound: Mutex<Bound<N>>,
     /// Held while the file is written, so that an older state never replaces a newer one.
     writing: Mutex<()>,
     saved: watch::Sender<Saved>,
@@ -180,9 +181,9 @@ struct Saved {
     fault: String,
 }
 
-#[derive(Debug, Default)]
-struct Bound {
-    owners: BTreeMap<NodeName, Owner>,
+#[derive(Debug)]
+struct Bound<N> {
+    owners: BTreeMap<N, Owner>,
     changes: u64,
 }
 
@@ -193,8 +194,8 @@ struct Owner {
     since: u64,
 }
 
-impl Bound {
-    fn get(&self, node: &NodeName) -> Option<&Binding> {
+impl<N: Ord + Clone> Bound<N> {
+    fn get(&self, node: &N) -> Option<&Binding> {
         self.owners.get(node).map(|owner| &owner.binding)
     }
 
@@ -208,20 +209,23 @@ impl Bound {
         self.owners.values().filter(is_of).count()
     }
 
-    fn bindings(&self) -> BTreeMap<NodeName, Binding> {
-        let pair = |(node, owner): (&NodeName, &Owner)| (node.clone(), owner.binding.clone());
+    fn bindings(&self) -> BTreeMap<N, Binding> {
+        let pair = |(node, owner): (&N, &Owner)| (node.clone(), owner.binding.clone());
         self.owners.iter().map(pair).collect()
     }
 }
 
-impl Names {
+impl<N> Names<N>
+where
+    N: Ord + Clone + Serialize + DeserializeOwned + Send + 'static,
+{
     /// Reads the names of a file, with room for `most`; a missing file is an empty one.
     ///
     /// # Errors
     /// [`NamesError`] if the file is there and cannot be used.
     pub fn load(path: &Path, most: usize) -> Result<Self, NamesError> {
         let path = path.to_owned();
-        let bound: BTreeMap<NodeName, Binding> = match std::fs::read(&path) {
+        let bound: BTreeMap<N, Binding> = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map_err(|source| NamesError::Parse {
                 path: path.clone(),
                 source,
@@ -249,7 +253,7 @@ impl Names {
     }
 
     /// Whether the name belongs to another node key.
-    pub fn is_anothers(&self, node: &NodeName, key: NodeKey) -> bool {
+    pub fn is_anothers(&self, node: &N, key: NodeKey) -> bool {
         self.bound().get(node).is_some_and(|owner| owner.key != key)
     }
 
@@ -261,7 +265,7 @@ impl Names {
     /// [`ClaimError`] if it may not have it.
     pub fn claim(
         &self,
-        node: &NodeName,
+        node: &N,
         binding: Binding,
         may_rekey: impl FnOnce() -> bool,
     ) -> Result<Claim, ClaimError> {
@@ -280,7 +284,7 @@ impl Names {
     /// As [`Names::claim`].
     pub fn would_claim(
         &self,
-        node: &NodeName,
+        node: &N,
         binding: &Binding,
         may_rekey: impl FnOnce() -> bool,
     ) -> Result<Claim, ClaimError> {
@@ -289,8 +293,8 @@ impl Names {
 
     fn judge(
         &self,
-        bound: &Bound,
-        node: &NodeName,
+        bound: &Bound<N>,
+        node: &N,
         binding: &Binding,
         may_rekey: impl FnOnce() -> bool,
     ) -> Result<Claim, ClaimError> {
@@ -307,7 +311,7 @@ impl Names {
     }
 
     /// Releases a name. False if it was not bound.
-    pub fn forget(&self, node: &NodeName) -> bool {
+    pub fn forget(&self, node: &N) -> bool {
         let mut bound = self.bound();
         let gone = bound.owners.remove(node).is_some();
         if gone {
@@ -317,12 +321,12 @@ impl Names {
     }
 
     /// Every bound name.
-    pub fn all(&self) -> BTreeMap<NodeName, Binding> {
+    pub fn all(&self) -> BTreeMap<N, Binding> {
         self.bound().bindings()
     }
 
     /// Whether the owner of this name, if it has one, is on disk.
-    pub fn is_saved(&self, node: &NodeName) -> bool {
+    pub fn is_saved(&self, node: &N) -> bool {
         let since = self.bound().owners.get(node).map_or(0, |owner| owner.since);
         since <= self.saved.borrow().written
     }
@@ -393,7 +397,7 @@ impl Names {
         written
     }
 
-    fn bound(&self) -> MutexGuard<'_, Bound> {
+    fn bound(&self) -> MutexGuard<'_, Bound<N>> {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -495,7 +499,7 @@ mod tests {
 
         assert_eq!(saved, vec![Ok(()); 1_000]);
         assert!(writes <= 50, "{writes} writes");
-        let again = Names::load(&dir.path().join(FILE), 1_000).expect("readable");
+        let again: Names = Names::load(&dir.path().join(FILE), 1_000).expect("readable");
         assert_eq!(again.all().len(), 1_000);
     }
 
@@ -608,7 +612,9 @@ mod tests {
         let file = dir.path().join(FILE);
         std::fs::write(&file, "{\"n1\": \"short\"}").expect("writable");
 
-        let error = Names::load(&file, 8).expect_err("damaged").to_string();
+        let error = Names::<NodeName>::load(&file, 8)
+            .expect_err("damaged")
+            .to_string();
         assert!(
             error.contains("names.json") && error.contains("move it away"),
             "{error}"

@@ -16,6 +16,8 @@ pub struct Live {
     pub id: String,
     /// Session that the stream belongs to.
     pub session: String,
+    /// Cluster of that session; empty for the default one.
+    pub cluster: String,
     /// Node whose relay serves it.
     pub node: String,
     /// Client's address as far as it is known.
@@ -35,6 +37,8 @@ pub struct LiveFigures {
     pub id: String,
     /// See [`Live::session`].
     pub session: String,
+    /// See [`Live::cluster`].
+    pub cluster: String,
     /// See [`Live::node`].
     pub node: String,
     /// See [`Live::client`].
@@ -128,6 +132,7 @@ impl Row {
         LiveFigures {
             id: self.live.id.clone(),
             session: self.live.session.clone(),
+            cluster: self.live.cluster.clone(),
             node: self.live.node.clone(),
             client: self.live.client.clone(),
             kind: self.live.kind,

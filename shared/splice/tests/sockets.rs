@@ -228,6 +228,7 @@ async fn the_ledger_lists_a_stream_while_it_runs() {
     let entry = ledger.open(Live {
         id: "r-1".to_owned(),
         session: "notebook".to_owned(),
+        cluster: String::new(),
         node: "n1".to_owned(),
         client: "192.0.2.1:50000".to_owned(),
         kind: "tcp",

@@ -19,7 +19,7 @@ pub mod frame;
 
 pub use code::{Blame, Code, Refusal};
 pub use frame::{FrameError, MAX_CONTROL, MAX_HEAD, MAX_HELLO};
-pub use name::{NameError, NodeName, PoolName, SessionId};
+pub use name::{ClusterName, ClusterNode, NameError, NodeName, PoolName, SessionId};
 pub use scope::{Glob, PortRange, Scope};
 
 /// ALPN of a tunnel between relay and gateway, on TLS and on QUIC alike.

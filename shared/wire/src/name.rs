@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +103,118 @@ name! {
     PoolName, "pool name", 63, "-"
 }
 
+/// The name of a cluster: one DNS label, or empty for the default cluster. Clones share the text, and the default one has
+/// none, so that it costs nothing to carry along.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ClusterName(Option<Arc<str>>);
+
+impl ClusterName {
+    /// The default cluster.
+    pub const DEFAULT: Self = Self(None);
+
+    /// The name as text, empty for the default cluster.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    /// The name, unless it is the default cluster.
+    #[must_use]
+    pub fn named(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
+    /// Whether it is the default cluster.
+    #[must_use]
+    pub const fn is_default(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl FromStr for ClusterName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.is_empty() {
+            return Ok(Self::DEFAULT);
+        }
+        check(text, "cluster name", 63, "-").map(|()| Self(Some(text.into())))
+    }
+}
+
+impl TryFrom<String> for ClusterName {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<ClusterName> for String {
+    fn from(name: ClusterName) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+/// A node of a cluster, since two clusters may name their nodes alike. As text it is `<cluster>/<node>`, and the name
+/// alone in the default cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ClusterNode {
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// Its name there.
+    pub name: NodeName,
+}
+
+impl FromStr for ClusterNode {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let (cluster, name) = text.split_once('/').unwrap_or(("", text));
+        Ok(Self {
+            cluster: cluster.parse()?,
+            name: name.parse()?,
+        })
+    }
+}
+
+impl TryFrom<String> for ClusterNode {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<ClusterNode> for String {
+    fn from(node: ClusterNode) -> Self {
+        node.to_string()
+    }
+}
+
+impl fmt::Display for ClusterNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.cluster.is_default() {
+            write!(f, "{}/", self.cluster)?;
+        }
+        self.name.fmt(f)
+    }
+}
+
 fn check(text: &str, what: &'static str, max: usize, inner: &'static str) -> Result<(), NameError> {
     if text.is_empty() || text.len() > max {
         return Err(NameError::Length {
@@ -138,5 +251,19 @@ mod tests {
         }
         assert!(SessionId::from_str("a.b").is_err());
         assert!(SessionId::from_str(&"a".repeat(64)).is_err());
+    }
+
+    #[test]
+    fn a_node_is_told_with_its_cluster_unless_that_is_the_default_one() {
+        for text in ["node-1", "bio/node-1", "b-2/n1.example.org"] {
+            let node: ClusterNode = text.parse().expect(text);
+            assert_eq!(node.to_string(), text);
+            assert_eq!(node.cluster.is_default(), !text.contains('/'));
+        }
+        for bad in ["", "bio/", "Bio/n1", "a/b/c", "a.b/n1"] {
+            assert!(ClusterNode::from_str(bad).is_err(), "{bad}");
+        }
+        assert_eq!(ClusterName::from_str(""), Ok(ClusterName::DEFAULT));
+        assert!(ClusterName::from_str("a b").is_err());
     }
 }

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::name::ClusterName;
+
 /// What a key of `gateway.json` may serve. The default allows everything on its own nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -19,8 +21,8 @@ pub struct Scope {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortRange>,
     /// The cluster that its nodes belong to; empty is the default cluster.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub cluster: String,
+    #[serde(skip_serializing_if = "ClusterName::is_default")]
+    pub cluster: ClusterName,
     /// For nodes that boot without a disk: a new node key may take a name that was bound so too and
     /// whose tunnels are all dead.
     #[serde(skip_serializing_if = "std::ops::Not::not")]

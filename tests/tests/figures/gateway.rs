@@ -9,7 +9,7 @@ use sallyport_certs::{Reloading, tunnel_server_config};
 use sallyport_edge::newcomers::Newcomers;
 use sallyport_edge::opener::Denial;
 use sallyport_gateway::arrive::Visitor;
-use sallyport_gateway::config::{Config, Destination};
+use sallyport_gateway::config::{Config, Destination, Goal};
 use sallyport_gateway::figures::Figures;
 use sallyport_gateway::files;
 use sallyport_gateway::hub::{Hub, Parts};
@@ -23,7 +23,7 @@ use sallyport_link::quic_endpoint_on;
 use sallyport_link::{GatewayFile, KeyRing, Network as _, NodeIdentity, Settings, TunnelStream};
 use sallyport_ops::{Metrics, Tasks};
 use sallyport_wire::message::{Client, Kind};
-use sallyport_wire::{ALPN, NodeName};
+use sallyport_wire::{ALPN, ClusterName, ClusterNode, NodeName};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -35,6 +35,14 @@ use crate::network::{Connection, Network, Process};
 
 const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const PORT: u16 = 443;
+
+/// A node as the gateway knows it, in the default cluster.
+fn known(node: &NodeName) -> ClusterNode {
+    ClusterNode {
+        cluster: ClusterName::DEFAULT,
+        name: node.clone(),
+    }
+}
 
 /// Handshakes in progress at most: more than there are relays here.
 const HANDSHAKES: usize = 1_024;
@@ -114,7 +122,7 @@ impl Gateway {
                 kid: file.keys.first().expect("one key").kid.clone(),
                 ephemeral: false,
             };
-            names.claim(node, binding, || false).expect("free");
+            names.claim(&known(node), binding, || false).expect("free");
         }
         names.save().expect("writable");
     }
@@ -171,20 +179,20 @@ impl Gateway {
 
     /// How many tunnels of a node it knows.
     pub(crate) fn tunnels(&self, node: &NodeName) -> usize {
-        self.hub().registry().members(node).len()
+        self.hub().registry().members(&known(node)).len()
     }
 
     /// The keys that the tunnels of a node rest on.
     pub(crate) fn keys(&self, node: &NodeName) -> Vec<String> {
         let registry = self.hub().registry();
-        let of = registry.members(node).iter();
+        let of = registry.members(&known(node)).iter();
         of.map(|member| member.grant().kid.clone()).collect()
     }
 
     /// What carries the tunnels of a node.
     pub(crate) fn transports(&self, node: &NodeName) -> Vec<&'static str> {
         let registry = self.hub().registry();
-        let of = registry.members(node).iter();
+        let of = registry.members(&known(node)).iter();
         of.map(|member| member.tunnel.transport().word()).collect()
     }
 
@@ -210,7 +218,11 @@ impl Gateway {
     }
 
     async fn ask(&self, node: &NodeName) -> Result<Opened<TunnelStream>, Denial> {
-        let to = Destination::Session(node.as_str().parse().expect("a session id"));
+        let session = node.as_str().parse().expect("a session id");
+        let to = Destination {
+            cluster: ClusterName::DEFAULT,
+            to: Goal::Session(session),
+        };
         let want = Want {
             kind: Kind::Http,
             client: Client {

@@ -1,5 +1,7 @@
 //! Whatever comes and goes, the registry's rules hold.
 
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -74,9 +76,9 @@ fn apply(registry: &mut Registry<()>, step: Step, next: u64) {
         }
         Step::Leave { nth } => {
             let id = registry.tunnels().nth(nth).map(|member| member.id);
-            let before = registry.counts().0;
+            let before = registry.counts().tunnels;
             let gone = id.is_some_and(|id| registry.leave(id, now));
-            assert_eq!(registry.counts().0, before - usize::from(gone));
+            assert_eq!(registry.counts().tunnels, before - usize::from(gone));
         }
         Step::Advertise { nth, home, via } => {
             let id = registry.tunnels().nth(nth).map(|member| member.id);
@@ -94,11 +96,12 @@ fn apply(registry: &mut Registry<()>, step: Step, next: u64) {
 
 fn check(registry: &Registry<()>) {
     let live: HashSet<u64> = registry.tunnels().map(|member| member.id).collect();
-    for (session, route) in registry.sessions() {
+    let clusters = registry.clusters().map(|(_, cluster)| cluster);
+    for (session, route) in clusters.flat_map(Cluster::sessions) {
         let nodes: HashSet<_> = route
             .home
             .iter()
-            .map(|path| &path.member.who.node)
+            .map(|path| &path.member.who.node.name)
             .collect();
         assert!(nodes.len() <= 1, "{session} has two homes: {nodes:?}");
         let told: HashSet<_> = route.via.iter().map(|path| &path.offer.home).collect();

@@ -15,7 +15,7 @@ use sallyport_edge::{Ask, ClientInfo, Denial, Found, Front, Limits, Opener, Page
 use sallyport_ops::Tasks;
 use sallyport_splice::{Abort, Duplex};
 use sallyport_wire::message::Protocol;
-use sallyport_wire::{Code, Refusal, SessionId};
+use sallyport_wire::{ClusterName, Code, Refusal, SessionId};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -58,6 +58,7 @@ impl Host {
         let session: SessionId = id.parse().expect("an id");
         let mut found = Found {
             session,
+            cluster: ClusterName::DEFAULT,
             protocol: Protocol::Http,
             keep_prefix: false,
             answer_within: None,
@@ -85,7 +86,7 @@ impl Host {
 impl Opener for Host {
     type Stream = Box<dyn Duplex>;
 
-    async fn find(&self, session: &SessionId) -> Result<Found, Denial> {
+    async fn find(&self, _cluster: &ClusterName, session: &SessionId) -> Result<Found, Denial> {
         match session.as_str() {
             "down" => Err(Denial {
                 session: Some(session.clone()),
@@ -132,7 +133,7 @@ impl Opener for Host {
 
     fn refused(&self, _code: Code) {}
 
-    fn root(&self, accept_json: bool) -> Page {
+    fn root(&self, _cluster: &ClusterName, accept_json: bool) -> Page {
         let body = if accept_json { "{}" } else { "the front" };
         Page {
             status: StatusCode::OK,
