@@ -140,3 +140,64 @@ impl NatsServer {
         });
     }
 }
+
+/// One redis-server, whose files outlive its process. It writes every change to disk before it answers.
+#[derive(Debug)]
+pub struct RedisServer {
+    /// The process; none while it is stopped.
+    pub daemon: Option<Daemon>,
+    /// Port that clients connect to.
+    pub port: Port,
+    folder: PathBuf,
+}
+
+impl RedisServer {
+    /// Starts one below `folder`; `more` is added to its configuration, in which `{port}` stands for its port.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start(folder: &Path, more: &str) -> Self {
+        let port = Port::reserve();
+        fs::create_dir_all(folder).expect("the folder is writable");
+        let number = port.number().to_string();
+        let config = format!(
+            "port {number}\nbind 127.0.0.1\ndir \"{}\"\nsave \"\"\nappendonly yes\nappendfsync always\n{}",
+            folder.display(),
+            more.replace("{port}", &number)
+        );
+        fs::write(folder.join("redis.conf"), config).expect("the folder is writable");
+        let mut server = Self {
+            daemon: None,
+            port,
+            folder: folder.to_owned(),
+        };
+        server.resume();
+        server
+    }
+
+    /// Starts it, again if it was stopped.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn resume(&mut self) {
+        let daemon = Daemon::start(
+            Path::new("/usr/bin/redis-server"),
+            &[self.folder.join("redis.conf")],
+            &self.folder.join("log"),
+        );
+        wait_listening(self.port.number());
+        self.daemon = Some(daemon);
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        self.daemon = None;
+    }
+
+    /// Address for clients.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port.number())
+    }
+}

@@ -5,7 +5,7 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use sallyport_tests::broker::NatsVersion;
+use sallyport_tests::broker::{NatsVersion, RedisServer};
 use sallyport_tests::cluster::{Cluster, init};
 use sallyport_tests::{Port, Relay, Site, eventually, eventually_some, program};
 use serde_json::Value;
@@ -185,6 +185,53 @@ fn nodes_see_each_other_come_change_and_go() {
 }
 
 #[test]
+fn nodes_that_share_a_redis_server_see_each_other() {
+    let site = Site::new();
+    let (cluster, _said) = Cluster::init(&site);
+    let mut server = RedisServer::start(&site.path().join("redis"), "appendonly no\n");
+    let broker = format!(
+        "{{\"transporterType\": \"redis\", \"host\": \"{}\"}}",
+        server.address()
+    );
+    let relays = ["n1", "n2"].map(|node| {
+        let relay = alone(&site, node);
+        cluster.copy_to(&relay);
+        fs::write(relay.path().join("broker.json"), &broker).expect("our own file");
+        relay.started()
+    });
+    for relay in &relays {
+        wait_ready(relay);
+        wait_shown(relay, &["n1", "n2"]);
+    }
+    let [mut one, mut two] = relays;
+    let status = one.status().expect("it runs");
+    assert_eq!(status["store"]["transporter"], "redis");
+
+    let doctor = one.command(&["doctor", "--json"]);
+    let steps = of_broker(&doctor);
+    let good = ["dns", "tcp", "tls", "credentials", "storage", "namespace"];
+    let good = good.map(|step| (step.to_owned(), "ok".to_owned()));
+    assert_eq!(steps.get(..6), Some(&good[..]), "{steps:?}");
+    assert_eq!(
+        steps.get(6),
+        Some(&("durability".to_owned(), "warn".to_owned()))
+    );
+
+    two.daemon().kill();
+    wait_shown(&one, &["n1"]);
+    server.kill();
+    let at_tcp = |store: &Value| store["ready"] == false && store["step"] == "tcp";
+    store_when(&one, "status names the step", at_tcp);
+    two.start();
+    server.resume();
+    for relay in [&one, &two] {
+        wait_shown(relay, &["n1", "n2"]);
+    }
+    one.daemon().terminate();
+    wait_shown(&two, &["n2"]);
+}
+
+#[test]
 fn a_node_with_other_keys_is_none_and_is_named() {
     let site = Site::new();
     let cluster = Cluster::single(site.path());
@@ -288,7 +335,7 @@ fn a_wrong_file_is_refused_with_the_fix() {
     for (wrong, part) in [
         (right.replace("hosts", "hots"), "hots"),
         (right.replace("cluster-ca.pem", "other.pem"), "other.pem"),
-        (right.replace("\"nats\"", "\"redis\""), "Redis"),
+        (right.replace("\"nats\"", "\"rabbit\""), "rabbit"),
     ] {
         fs::write(&broker, wrong).expect("our own file");
         for command in ["run", "check"] {

@@ -40,7 +40,7 @@ pub enum Transporter {
     /// NATS with JetStream.
     #[default]
     Nats,
-    /// Redis, as older clusters have it.
+    /// One Redis server at a time, as older clusters have it.
     Redis,
     /// A file of this machine; the relay is a cluster of its own.
     Embedded,

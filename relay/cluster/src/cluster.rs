@@ -14,6 +14,7 @@ use crate::embedded::{Embedded, OpenError, STORE_FILE};
 use crate::limits::Limits;
 use crate::nats::Nats;
 use crate::progress::Progress;
+use crate::redis::Redis;
 use crate::store::Store;
 
 /// Store and bus of this relay's cluster. A clone is the same one.
@@ -24,6 +25,7 @@ pub struct Cluster(Carrier);
 enum Carrier {
     Embedded(Embedded),
     Nats(Nats),
+    Redis(Redis),
 }
 
 /// A broker to connect to, and its TLS.
@@ -38,11 +40,6 @@ pub enum ClusterStartError {
     /// The embedded store's file.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// A transporter that this version does not have.
-    #[error(
-        "{0}: this version has no Redis transporter: set `transporterType` to \"nats\", or remove the file for the embedded store"
-    )]
-    NoRedis(String),
     /// The file that was named is of a cluster of one node.
     #[error("{0} names no broker: it says that each node has a store of its own")]
     NoBroker(String),
@@ -86,7 +83,12 @@ impl Cluster {
     }
 
     fn connect((broker, tls): Connection, limits: Limits, tasks: &Tasks) -> Self {
-        Self(Carrier::Nats(Nats::start(broker, tls, limits, tasks)))
+        Self(match broker.transporter {
+            Transporter::Redis => Carrier::Redis(Redis::start(broker, tls, limits, tasks)),
+            Transporter::Nats | Transporter::Embedded => {
+                Carrier::Nats(Nats::start(broker, tls, limits, tasks))
+            }
+        })
     }
 
     /// Whether [`start`](Self::start) would take the `broker.json` beside `config`, as far as files tell.
@@ -103,6 +105,7 @@ impl Cluster {
         match &self.0 {
             Carrier::Embedded(embedded) => Arc::new(embedded.clone()),
             Carrier::Nats(nats) => Arc::new(nats.clone()),
+            Carrier::Redis(redis) => Arc::new(redis.clone()),
         }
     }
 
@@ -112,13 +115,14 @@ impl Cluster {
         match &self.0 {
             Carrier::Embedded(embedded) => Arc::new(embedded.clone()),
             Carrier::Nats(nats) => Arc::new(nats.clone()),
+            Carrier::Redis(redis) => Arc::new(redis.clone()),
         }
     }
 
     /// Whether other relays share it.
     #[must_use]
     pub const fn is_shared(&self) -> bool {
-        matches!(self.0, Carrier::Nats(_))
+        matches!(self.0, Carrier::Nats(_) | Carrier::Redis(_))
     }
 
     /// What carries it.
@@ -127,6 +131,7 @@ impl Cluster {
         match &self.0 {
             Carrier::Embedded(_) => Transporter::Embedded,
             Carrier::Nats(_) => Transporter::Nats,
+            Carrier::Redis(_) => Transporter::Redis,
         }
     }
 
@@ -136,6 +141,7 @@ impl Cluster {
         match &self.0 {
             Carrier::Embedded(_) => Progress::Ready,
             Carrier::Nats(nats) => nats.progress(),
+            Carrier::Redis(redis) => redis.progress(),
         }
     }
 
@@ -145,6 +151,7 @@ impl Cluster {
         match &self.0 {
             Carrier::Embedded(_) => stream::once(async { Progress::Ready }).boxed(),
             Carrier::Nats(nats) => nats.progress_changes().boxed(),
+            Carrier::Redis(redis) => redis.progress_changes().boxed(),
         }
     }
 }
@@ -160,10 +167,7 @@ fn broker_of(config: &Path) -> Result<Option<Connection>, ClusterStartError> {
 fn connection_to(broker: Broker) -> Result<Option<Connection>, ClusterStartError> {
     match broker.transporter {
         Transporter::Embedded => Ok(None),
-        Transporter::Redis => Err(ClusterStartError::NoRedis(
-            broker.path.display().to_string(),
-        )),
-        Transporter::Nats => {
+        Transporter::Nats | Transporter::Redis => {
             let tls = broker.client_config()?;
             Ok(Some((broker, tls)))
         }

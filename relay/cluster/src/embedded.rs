@@ -3,15 +3,13 @@
 
 mod table;
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt as _, stream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -20,6 +18,7 @@ use crate::error::{Answer, ClusterError};
 use crate::hub::{Hub, Inbox, Told};
 use crate::key::{Key, Prefix};
 use crate::limits::Limits;
+use crate::requests::Requests;
 use crate::store::{Change, Entry, Revision, Store, Watch};
 
 pub use table::OpenError;
@@ -42,8 +41,7 @@ struct Shared {
     places: Arc<Semaphore>,
     changes: Hub<Noted>,
     messages: Hub<Message>,
-    waiting: Mutex<HashMap<Box<str>, oneshot::Sender<Bytes>>>,
-    requests: AtomicU64,
+    requests: Requests,
 }
 
 /// That a key changed. The value is read when a watcher comes to it, so that queues hold no values.
@@ -65,8 +63,7 @@ impl Embedded {
             places: Arc::new(Semaphore::new(limits.operations)),
             changes: Hub::default(),
             messages: Hub::default(),
-            waiting: Mutex::default(),
-            requests: AtomicU64::new(0),
+            requests: Requests::default(),
         })))
     }
 
@@ -237,8 +234,9 @@ impl Bus for Embedded {
         within: Duration,
     ) -> Answer<'a, Bytes> {
         async move {
-            let waiting = Waiting::new(&self.0);
-            let heard = self.tell(topic, payload, Some(waiting.reply_to.clone()))?;
+            let waiting = self.0.requests.begin();
+            let reply_to = ReplyTo(waiting.number.to_string().into());
+            let heard = self.tell(topic, payload, Some(reply_to))?;
             if heard == 0 {
                 return Err(ClusterError::NobodyAnswers(topic.clone()));
             }
@@ -251,9 +249,8 @@ impl Bus for Embedded {
         let fits = self.0.limits.carries(&payload);
         async move {
             fits?;
-            if let Some(waiting) = self.0.waiting().remove(&to.0) {
-                // who asked may have given up just now
-                let _heard = waiting.send(payload);
+            if let Ok(number) = to.0.parse() {
+                self.0.requests.answer(number, payload);
             }
             Ok(())
         }
@@ -275,45 +272,5 @@ impl Embedded {
             reply_to,
         };
         Ok(self.0.messages.tell(topic, &message))
-    }
-}
-
-impl Shared {
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Box<str>, oneshot::Sender<Bytes>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A request whose answer is waited for, until it is dropped.
-#[derive(Debug)]
-struct Waiting<'s> {
-    shared: &'s Shared,
-    reply_to: ReplyTo,
-    answer: oneshot::Receiver<Bytes>,
-}
-
-impl<'s> Waiting<'s> {
-    fn new(shared: &'s Shared) -> Self {
-        let number = shared.requests.fetch_add(1, Ordering::Relaxed);
-        let reply_to = ReplyTo(number.to_string().into());
-        let (sender, answer) = oneshot::channel();
-        shared.waiting().insert(reply_to.0.clone(), sender);
-        Self {
-            shared,
-            reply_to,
-            answer,
-        }
-    }
-
-    async fn answered(mut self, within: Duration) -> Result<Bytes, ClusterError> {
-        let in_time = timeout(within, &mut self.answer).await;
-        let answer = in_time.map_err(|_elapsed| ClusterError::TimedOut)?;
-        answer.map_err(|_dropped| ClusterError::Closed)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.shared.waiting().remove(&self.reply_to.0);
     }
 }

@@ -30,7 +30,7 @@ use crate::error::{Answer, ClusterError};
 use crate::hub::queue;
 use crate::key::{Key, Prefix};
 use crate::limits::Limits;
-use crate::progress::{Failing, Progress};
+use crate::progress::{Failing, Progress, changes_of};
 use crate::store::{Entry, Revision, Store, Watch};
 
 use follow::Follower;
@@ -105,17 +105,7 @@ impl Nats {
 
     /// What [`progress`](Self::progress) says now, and whatever it says later.
     pub fn progress_changes(&self) -> impl Stream<Item = Progress> + Send + 'static {
-        let state = self.0.state.subscribe();
-        stream::unfold((state, None), |(mut state, mut last)| async move {
-            loop {
-                let now = state.borrow_and_update().progress();
-                if last.as_ref() != Some(&now) {
-                    last = Some(now.clone());
-                    return Some((now, (state, last)));
-                }
-                state.changed().await.ok()?;
-            }
-        })
+        changes_of(self.0.state.subscribe(), State::progress)
     }
 
     /// Tries the servers in turn until one lets us in. Later losses are the client's to mend.

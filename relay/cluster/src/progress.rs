@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use futures::{Stream, stream};
 use serde::Serialize;
+use tokio::sync::watch;
 
 /// The steps to a broker, in the order in which they are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -16,7 +18,7 @@ pub enum Step {
     Tls,
     /// It lets our user in.
     Credentials,
-    /// It keeps values (NATS: JetStream is on, and has a leader).
+    /// It keeps values (NATS: JetStream is on, and has a leader; Redis: it is no replica).
     Storage,
     /// The cluster's own place in it is there, or could be made.
     Namespace,
@@ -68,6 +70,23 @@ pub enum Progress {
     Failing(Failing),
     /// They can be used.
     Ready,
+}
+
+/// The progress that `of` finds in a state, now and whenever it is another one.
+pub(crate) fn changes_of<S: Send + Sync + 'static>(
+    state: watch::Receiver<S>,
+    of: fn(&S) -> Progress,
+) -> impl Stream<Item = Progress> + Send + 'static {
+    stream::unfold((state, None), move |(mut state, mut last)| async move {
+        loop {
+            let now = of(&state.borrow_and_update());
+            if last.as_ref() != Some(&now) {
+                last = Some(now.clone());
+                return Some((now, (state, last)));
+            }
+            state.changed().await.ok()?;
+        }
+    })
 }
 
 impl fmt::Display for Step {

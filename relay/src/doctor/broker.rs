@@ -1,13 +1,15 @@
 //! The way to the cluster's broker: the file, then each server in the order in which its steps are gone, then the nodes
 //! that are heard over it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use rustls::ClientConfig;
 use sallyport_cluster::{
-    Broker, Bus, Failing, Limits, Nats, Progress, Step, Transporter, broker_beside,
+    Broker, Bus, Cluster, Examined, Failing, Limits, Nats, Progress, Redis, Step, Transporter,
+    broker_beside,
 };
 use sallyport_link::ClusterKeys;
 use sallyport_ops::Tasks;
@@ -27,6 +29,12 @@ const SHOWN: usize = 5;
 const KEYS: &str = "copy cluster-keys.json here from the other nodes; all need one key in common";
 const ALONE: &str =
     "start relays with this broker.json on other nodes; whoever runs is heard within two seconds";
+
+const UNKNOWN_NAME: &str =
+    "make the server's name known to this node, or mend `hosts` in broker.json";
+const UNTRUSTED: &str = "see that `tls` in broker.json names the authority or the pin of this server, and that the server has TLS";
+const LOSSY: &str =
+    "set `appendonly yes` and `maxmemory-policy noeviction` in redis.conf, or move to NATS";
 
 /// From this version of nats-server on its known holes are closed.
 const GOOD_NATS: (u64, u64) = (2, 12);
@@ -52,19 +60,11 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     };
     match broker.transporter {
         Transporter::Embedded => vec![store(Verdict::Ok, &"embedded, by broker.json", "")],
-        Transporter::Redis => {
-            let cure = "set `transporterType` to \"nats\"";
-            vec![store(
-                Verdict::Fail,
-                &"this version has no Redis transporter",
-                cure,
-            )]
-        }
-        Transporter::Nats => nats(&broker, config).await,
+        Transporter::Nats | Transporter::Redis => servers(&broker, config).await,
     }
 }
 
-async fn nats(broker: &Broker, config: &Config) -> Vec<Finding> {
+async fn servers(broker: &Broker, config: &Config) -> Vec<Finding> {
     let tls = match broker.client_config() {
         Ok(tls) => tls,
         Err(error) => return vec![store(Verdict::Fail, &error, "mend `tls` in broker.json")],
@@ -76,19 +76,34 @@ async fn nats(broker: &Broker, config: &Config) -> Vec<Finding> {
             .iter()
             .map(|warning| store(Verdict::Warn, warning, "see broker.json")),
     );
-    let ends = Nats::examine(broker, tls.as_ref(), Limits::default()).await;
+    let ends = ends(broker, tls.as_ref()).await;
     let lets_in = ends.iter().any(Result::is_ok);
     for (host, end) in broker.hosts.iter().zip(ends) {
-        findings.extend(way(&format!("broker {host}"), end));
+        findings.extend(way(&format!("broker {host}"), broker.transporter, end));
     }
     if lets_in {
-        findings.push(peers(broker, tls, config).await);
+        findings.push(peers(config).await);
     }
     findings
 }
 
+/// Where the way to each server ends: with what is to be warned of, or at a step.
+async fn ends(broker: &Broker, tls: Option<&ClientConfig>) -> Vec<Result<Vec<Warned>, Failing>> {
+    let limits = Limits::default();
+    match broker.transporter {
+        Transporter::Redis => {
+            let ends = Redis::examine(broker, tls, limits).await.into_iter();
+            ends.map(|end| end.map(|seen| lossy(&seen))).collect()
+        }
+        Transporter::Nats | Transporter::Embedded => {
+            let ends = Nats::examine(broker, tls, limits).await.into_iter();
+            ends.map(|end| end.map(|version| old(&version))).collect()
+        }
+    }
+}
+
 /// Whom this node hears.
-async fn peers(broker: &Broker, tls: Option<ClientConfig>, config: &Config) -> Finding {
+async fn peers(config: &Config) -> Finding {
     let said = |verdict, seen: &str, cure| finding_of("", "peers", verdict, (&seen, cure));
     let keys = match ClusterKeys::load(&config.cluster_keys) {
         Ok(keys) if !keys.keys.is_empty() => keys,
@@ -96,8 +111,13 @@ async fn peers(broker: &Broker, tls: Option<ClientConfig>, config: &Config) -> F
         Err(error) => return said(Verdict::Fail, &error.to_string(), KEYS),
     };
     let tasks = Tasks::new();
-    let nats = Nats::start(broker.clone(), tls, Limits::default(), &tasks);
-    let mut progress = nats.progress_changes().boxed();
+    // a state directory is needed by no broker
+    let started = Cluster::start(&config.path, Path::new(""), Limits::default(), &tasks);
+    let cluster = match started {
+        Ok(cluster) => cluster,
+        Err(error) => return said(Verdict::Fail, &error.to_string(), "mend broker.json"),
+    };
+    let mut progress = cluster.progress_changes();
     let ready = async {
         while progress
             .next()
@@ -106,7 +126,7 @@ async fn peers(broker: &Broker, tls: Option<ClientConfig>, config: &Config) -> F
         {}
     };
     let heard = match timeout(CONNECT_WITHIN, ready).await {
-        Ok(()) => survey(Arc::new(nats), keys, config, &tasks).await,
+        Ok(()) => survey(cluster.bus(), keys, config, &tasks).await,
         Err(_elapsed) => Survey::default(),
     };
     tasks.stop();
@@ -138,8 +158,15 @@ fn shortened(names: &[&str]) -> String {
     format!("{}{more}", shown.join(", "))
 }
 
+/// What is seen at a server that lets us in, and what to do about it.
+struct Warned {
+    step: &'static str,
+    seen: String,
+    cure: &'static str,
+}
+
 /// All steps up to the one that fails.
-fn way(server: &str, end: Result<String, Failing>) -> Vec<Finding> {
+fn way(server: &str, transporter: Transporter, end: Result<Vec<Warned>, Failing>) -> Vec<Finding> {
     let failing = end.as_ref().err().map(|failing| failing.step);
     let gone = Step::ALL
         .into_iter()
@@ -147,34 +174,74 @@ fn way(server: &str, end: Result<String, Failing>) -> Vec<Finding> {
     let ok = |step: Step| finding_of(server, step.word(), Verdict::Ok, (&"ok", ""));
     let mut findings: Vec<_> = gone.map(ok).collect();
     match end {
-        Ok(version) => findings.extend(old(server, &version)),
+        Ok(warned) => findings.extend(warned.iter().map(|warned| {
+            let seen = (&warned.seen, warned.cure);
+            finding_of(server, warned.step, Verdict::Warn, seen)
+        })),
         Err(failing) => {
-            let seen = (&failing.cause, cure(failing.step));
+            let seen = (&failing.cause, cure(transporter, failing.step));
             findings.push(finding_of(server, failing.step.word(), Verdict::Fail, seen));
         }
     }
     findings
 }
 
-fn old(server: &str, version: &str) -> Option<Finding> {
+fn old(version: &str) -> Vec<Warned> {
     let mut numbers = version
         .split('.')
         .map(|number| number.parse::<u64>().unwrap_or(0));
     let known = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let cure = "it works; 2.12 or later has known holes closed";
-    let seen = format!("nats-server {version}");
-    (known < GOOD_NATS).then(|| finding_of(server, "version", Verdict::Warn, (&seen, cure)))
+    let warned = Warned {
+        step: "version",
+        seen: format!("nats-server {version}"),
+        cure: "it works; 2.12 or later has known holes closed",
+    };
+    (known < GOOD_NATS).then_some(warned).into_iter().collect()
 }
 
-const fn cure(step: Step) -> &'static str {
+fn lossy(seen: &Examined) -> Vec<Warned> {
+    let warnings = seen.warnings.iter();
+    let warned = warnings.map(|warning| Warned {
+        step: "durability",
+        seen: warning.clone(),
+        cure: LOSSY,
+    });
+    warned.collect()
+}
+
+const fn cure(transporter: Transporter, step: Step) -> &'static str {
+    match transporter {
+        Transporter::Redis => cure_of_redis(step),
+        Transporter::Nats | Transporter::Embedded => cure_of_nats(step),
+    }
+}
+
+const fn cure_of_redis(step: Step) -> &'static str {
     match step {
-        Step::Dns => "make the server's name known to this node, or mend `hosts` in broker.json",
+        Step::Dns => UNKNOWN_NAME,
+        Step::Tcp => {
+            "see that redis-server runs there and listens to this node (`bind`), and that the firewall lets it connect"
+        }
+        Step::Tls => UNTRUSTED,
+        Step::Credentials => {
+            "mend `user` and `password` in broker.json (`requirepass` or `user` of redis.conf), and what this user may do"
+        }
+        Step::Storage => {
+            "name a primary that stands alone in `hosts` of broker.json; see the server's log for why it takes no changes"
+        }
+        Step::Namespace => {
+            "let this user run scripts, use the keys of the namespace, and listen to patterns of channels: `~sallyport.* &* +@all`"
+        }
+    }
+}
+
+const fn cure_of_nats(step: Step) -> &'static str {
+    match step {
+        Step::Dns => UNKNOWN_NAME,
         Step::Tcp => {
             "see that nats-server runs there, and that the firewall lets this node connect to its port"
         }
-        Step::Tls => {
-            "see that `tls` in broker.json names the authority or the pin of this server, and that the server has TLS"
-        }
+        Step::Tls => UNTRUSTED,
         Step::Credentials => {
             "copy broker.json anew from where `cluster init` wrote it: user or password are not the server's"
         }
@@ -202,7 +269,7 @@ mod tests {
             step: Step::Credentials,
             cause: "authorization violation".to_owned(),
         };
-        let found = way("broker n1:4222", Err(failing));
+        let found = way("broker n1:4222", Transporter::Nats, Err(failing));
 
         let steps: Vec<_> = found
             .iter()
@@ -229,10 +296,18 @@ mod tests {
             ("3.0.0", false),
             ("?", true),
         ] {
-            let warned = way("b", Ok(version.to_owned()))
-                .iter()
-                .any(|finding| finding.verdict == Verdict::Warn);
-            assert_eq!(warned, is_old, "{version}");
+            assert_eq!(old(version).len(), usize::from(is_old), "{version}");
         }
+    }
+    #[test]
+    fn a_server_that_may_lose_values_is_a_warning() {
+        let seen = Examined {
+            version: "7.0.15".to_owned(),
+            warnings: vec!["`appendonly` is off".to_owned()],
+        };
+        let found = way("b", Transporter::Redis, Ok(lossy(&seen)));
+        let last = found.last().expect("all steps");
+        assert_eq!((last.step, last.verdict), ("durability", Verdict::Warn));
+        assert!(last.seen.contains("appendonly"));
     }
 }

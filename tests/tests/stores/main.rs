@@ -11,6 +11,7 @@ mod killed;
 mod leases;
 mod nats;
 mod pair;
+mod redis;
 mod values;
 mod watches;
 

@@ -107,6 +107,10 @@ pub(crate) fn parse_host(text: &str, port: u16) -> Result<Host, String> {
 }
 
 pub(super) fn login(raw: &Raw, faults: &mut Vec<String>) -> Option<Login> {
+    if raw.creds.is_some() && raw.transporter_type == Transporter::Redis {
+        faults.push("`creds` are of NATS: give `user` and `password`".to_owned());
+        return None;
+    }
     match (&raw.user, &raw.password, &raw.creds) {
         (Some(user), Some(password), None) => Some(Login::Password {
             user: user.clone(),

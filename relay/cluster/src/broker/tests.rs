@@ -94,6 +94,10 @@ fn what_is_wrong_is_named_with_the_fix() {
         (r#"{"host": "a", "namespace": "a.b"}"#, "`namespace` has"),
         (r#"{"host": "a", "port": 70000}"#, "column 27"),
         (
+            r#"{"transporterType": "redis", "host": "a", "creds": "c"}"#,
+            "of NATS",
+        ),
+        (
             r#"{"transporterType": "embedded", "host": "a"}"#,
             "no hosts",
         ),
