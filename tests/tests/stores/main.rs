@@ -6,6 +6,7 @@
 )]
 
 mod bus;
+mod certificates;
 mod embedded;
 mod killed;
 mod leases;

@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use sallyport_certs::{Identity, Pin};
 use sallyport_cluster::{
     Broker, Bus as _, Change, ClusterError, Delivery, Nats, Progress, Step, Store as _,
 };
@@ -16,6 +15,7 @@ use sallyport_tests::broker::{NatsServer, NatsVersion};
 use sallyport_tests::service::Certificate;
 use tempfile::TempDir;
 
+use crate::certificates::{issued, pin};
 use crate::pair::{Pair, key, limits, look_again, prefix, put, soon};
 use crate::watches::Known;
 
@@ -333,24 +333,22 @@ async fn hosts_are_tried_in_turn() {
 #[tokio::test]
 async fn tls_is_asked_for_and_the_wrong_server_is_not_believed() {
     let dir = tempfile::tempdir().expect("a directory");
-    let own = Certificate::make(dir.path(), "own", "IP:127.0.0.1");
-    let other = Certificate::make(dir.path(), "other", "IP:127.0.0.1");
+    let (own, ca) = issued(dir.path(), "own");
+    let (other, other_ca) = issued(dir.path(), "other");
     let tls = format!(
         "tls {{ cert_file: \"{}\", key_file: \"{}\" }}\n",
         own.cert.display(),
         own.key.display()
     );
     let server = NatsServer::start(NatsVersion::Debian, &dir.path().join("tls"), &tls);
-    let with_ca = |ca: &Path, more: &str| {
-        let tls = format!(", \"tls\": {{\"ca\": \"{}\"}}{more}", ca.display());
+    let with_ca = |ca: &Path| {
+        let tls = format!(", \"tls\": {{\"ca\": \"{}\"}}", ca.display());
         host(&server, &tls)
     };
 
-    let relay = Relay::start(dir.path(), &with_ca(&own.cert, ""))
-        .ready()
-        .await;
+    let relay = Relay::start(dir.path(), &with_ca(&ca)).ready().await;
     put(&relay.nats, "a", "1").await;
-    let relay = Relay::start(dir.path(), &with_ca(&other.cert, ""));
+    let relay = Relay::start(dir.path(), &with_ca(&other_ca));
     relay.fails_at(Step::Tls).await;
     let pinned = |certificate: &Certificate| {
         let tls = format!(", \"tls\": {{\"pin\": \"{}\"}}", pin(certificate));
@@ -361,15 +359,9 @@ async fn tls_is_asked_for_and_the_wrong_server_is_not_believed() {
     relay.fails_at(Step::Tls).await;
 
     let (_plain_dir, plain) = single(NatsVersion::Debian, "");
-    let asked = format!(", \"tls\": {{\"ca\": \"{}\"}}", own.cert.display());
+    let asked = format!(", \"tls\": {{\"ca\": \"{}\"}}", ca.display());
     let relay = Relay::start(dir.path(), &host(&plain, &asked));
     relay.fails_at(Step::Tls).await;
-}
-
-fn pin(certificate: &Certificate) -> Pin {
-    let read = |path: &Path| fs::read(path).expect("openssl wrote it");
-    let identity = Identity::from_pem(&read(&certificate.cert), &read(&certificate.key));
-    identity.and_then(|own| own.pin()).expect("a pair")
 }
 
 #[tokio::test]

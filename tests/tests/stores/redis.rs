@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use sallyport_certs::{Authority, Identity, Pin};
 use sallyport_cluster::{
     Broker, Bus as _, Change, ClusterError, Delivery, Limits, Prefix, Progress, Redis, Step,
     Store as _,
@@ -17,6 +16,7 @@ use sallyport_tests::service::Certificate;
 use sallyport_tests::{Port, run_ok};
 use tempfile::TempDir;
 
+use crate::certificates::{issued, pin};
 use crate::conformance;
 use crate::pair::{Pair, key, limits, look_again, prefix, put, soon};
 use crate::watches::Known;
@@ -448,28 +448,6 @@ async fn tls_is_asked_for_and_the_wrong_server_is_not_believed() {
     let asked = format!(", \"tls\": {{\"ca\": \"{}\"}}", ca.display());
     let relay = Relay::start(dir.path(), &host(&plain, &asked));
     relay.fails_at(Step::Tls).await;
-}
-
-/// A certificate for loopback, and the authority that issued it.
-fn issued(folder: &Path, name: &str) -> (Certificate, PathBuf) {
-    let authority = Authority::make(name, 2).expect("random bytes");
-    let issued = authority.issue(&["127.0.0.1".to_owned()], 2);
-    let issued = issued.expect("a good name");
-    let write = |ending: &str, text: &str| {
-        let path = folder.join(format!("{name}.{ending}"));
-        fs::write(&path, text).expect("the folder is writable");
-        path
-    };
-    let ca = write("ca.pem", authority.cert_pem());
-    let cert = write("pem", &issued.cert_pem);
-    let key = write("key", &issued.key_pem);
-    (Certificate { cert, key }, ca)
-}
-
-fn pin(certificate: &Certificate) -> Pin {
-    let read = |path: &Path| fs::read(path).expect("openssl wrote it");
-    let identity = Identity::from_pem(&read(&certificate.cert), &read(&certificate.key));
-    identity.and_then(|own| own.pin()).expect("a pair")
 }
 
 #[tokio::test]
