@@ -1,6 +1,6 @@
 //! Which sessions other nodes of the cluster have. Whoever learns it writes it here: the peer tunnels do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,6 +8,9 @@ use sallyport_wire::message::{Offer, Protocol};
 use sallyport_wire::{NodeName, PoolName, SessionId};
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+/// Most nodes whose sessions are known, lost ones included.
+const MAX_NODES: usize = 8_192;
 
 /// Most sessions of one node.
 pub const MAX_OFFERS: usize = 2_048;
@@ -35,6 +38,11 @@ struct Known {
 }
 
 impl Known {
+    /// Of two that claim a session, the lower has it.
+    fn rank(&self, now: Instant) -> (bool, Instant) {
+        (!self.holds(now), self.since)
+    }
+
     /// Whether what it offered still keeps others from it.
     fn holds(&self, now: Instant) -> bool {
         self.lost
@@ -51,6 +59,7 @@ impl Directory {
             .filter_map(|offer| checked(offer, node))
             .collect();
         let mut nodes = self.lock();
+        make_room(&mut nodes, node);
         let before = nodes.get(node);
         let since = before.map_or(now, |known| known.since);
         let news = before.is_none_or(|known| known.lost.is_some() || known.offers != offers);
@@ -117,15 +126,20 @@ impl Directory {
     #[must_use]
     pub fn offers(&self, now: Instant) -> Vec<Offer> {
         let nodes = self.lock();
-        let sessions = nodes.values().flat_map(|known| known.offers.keys());
-        let sessions: BTreeSet<&SessionId> = sessions.collect();
-        let offer = |session: &&SessionId| {
-            let (_, known) = home(&nodes, session, now)?;
-            let mut offer = known.offers.get(*session)?.clone();
-            offer.down |= known.lost.is_some();
-            Some(offer)
+        let mut homes: BTreeMap<&SessionId, (&Known, &Offer)> = BTreeMap::new();
+        for known in nodes.values() {
+            for (session, offer) in &known.offers {
+                let other = homes.get(session);
+                if other.is_none_or(|(other, _)| known.rank(now) < other.rank(now)) {
+                    homes.insert(session, (known, offer));
+                }
+            }
+        }
+        let offer = |(known, offer): (&Known, &Offer)| Offer {
+            down: offer.down || known.lost.is_some(),
+            ..offer.clone()
         };
-        sessions.iter().filter_map(offer).collect()
+        homes.into_values().map(offer).collect()
     }
 
     /// Tells of every change of what is offered.
@@ -146,6 +160,20 @@ impl Directory {
     }
 }
 
+/// A node that has come takes the place of the one that was lost first, or else that was known last.
+fn make_room(nodes: &mut BTreeMap<NodeName, Known>, new: &NodeName) {
+    if nodes.len() < MAX_NODES || nodes.contains_key(new) {
+        return;
+    }
+    let lost = nodes
+        .iter()
+        .filter_map(|(node, known)| Some((known.lost?, node)));
+    let goes = lost.min().map(|(_, node)| node.clone());
+    let latest = || nodes.iter().max_by_key(|(_, known)| known.since);
+    let goes = goes.or_else(|| latest().map(|(node, _)| node.clone()));
+    goes.and_then(|node| nodes.remove(&node));
+}
+
 /// Of the nodes that claim a session, those that hold their names before those that do not, and the one that is known
 /// longest.
 fn home<'n>(
@@ -156,7 +184,7 @@ fn home<'n>(
     nodes
         .iter()
         .filter(|(_, known)| known.offers.contains_key(session))
-        .min_by_key(|(_, known)| (!known.holds(now), known.since))
+        .min_by_key(|(_, known)| known.rank(now))
 }
 
 /// An offer of `node`, under that name.

@@ -21,6 +21,9 @@ use crate::outfit::Outfit;
 use crate::peers::Peers;
 use crate::servers::Describer;
 
+/// Most nodes whose sessions are reached because the cluster tells of them.
+const MAX_FOUND: usize = 4_096;
+
 /// The readiness step that says whether store and bus can be used.
 pub const STORE: &str = "store";
 
@@ -94,9 +97,13 @@ pub async fn lead(observer: Observer, outfit: Arc<Outfit>, peers: Arc<Peers>) {
                 let addresses = reach.addresses.iter();
                 let addresses: Vec<PeerAddress> =
                     addresses.filter_map(|text| text.parse().ok()).collect();
+                if addresses.is_empty() {
+                    return None;
+                }
                 directory.learn(&node, offered(&reach)?, Instant::now());
-                (!addresses.is_empty()).then_some((node, addresses))
+                Some((node, addresses))
             })
+            .take(MAX_FOUND)
             .collect();
         peers.know(found);
         if changes.changed().await.is_err() {

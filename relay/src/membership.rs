@@ -18,6 +18,9 @@ pub use speaker::{Describe, Speaker};
 /// By how much less than [`SPEAK_EVERY`](sallyport_node::members::SPEAK_EVERY) a node waits at most.
 const SPREAD: Duration = Duration::from_millis(200);
 
+/// A message is believed for this long, besides what clocks may differ.
+const GOOD_FOR: Duration = Duration::from_secs(10);
+
 /// What a node is to the others.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Here {

@@ -187,7 +187,7 @@ fn nodes_see_each_other_come_change_and_go() {
 #[test]
 fn nodes_that_share_a_redis_server_see_each_other() {
     let site = Site::new();
-    let (cluster, _said) = Cluster::init(&site);
+    let cluster = Cluster::single(site.path());
     let mut server = RedisServer::start(&site.path().join("redis"), "appendonly no\n");
     let broker = format!(
         "{{\"transporterType\": \"redis\", \"host\": \"{}\"}}",

@@ -10,6 +10,7 @@ mod session;
 mod state;
 mod values;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use crate::error::{Answer, ClusterError};
 use crate::hub::queue;
 use crate::key::{Key, Prefix};
 use crate::limits::Limits;
-use crate::progress::{Failing, Progress, changes_of};
+use crate::progress::{Failing, Progress, Step, changes_of};
 use crate::store::{Entry, Revision, Store, Watch};
 
 use follow::Follower;
@@ -41,6 +42,11 @@ use state::{State, note};
 
 /// Waits between two rounds over all servers, until the first one lets us in; and between two tries of a watch.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// How often a connection of which nothing is heard is asked whether it is one, and how long that may take: longer than
+/// until the client itself notices.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What reads of the bucket go through, as far as refusals name it.
 const API: &str = "$JS.API";
@@ -75,7 +81,7 @@ impl Nats {
         }));
         let connecting = nats.clone();
         tasks.spawn(info_span!("broker"), async move {
-            Box::pin(connecting.connect()).await;
+            Box::pin(connecting.keep()).await;
         });
         nats
     }
@@ -108,7 +114,33 @@ impl Nats {
         changes_of(self.0.state.subscribe(), State::progress)
     }
 
-    /// Tries the servers in turn until one lets us in. Later losses are the client's to mend.
+    /// Has a connection made anew whenever the last one has ended for good, were it by a panic in the client: what it reads
+    /// before TLS, anybody on the way can write.
+    async fn keep(&self) {
+        loop {
+            let held = AssertUnwindSafe(self.connect()).catch_unwind().await;
+            let cause = match held {
+                Ok(()) => "the connection does not answer any more",
+                Err(_panic) => "what the server says broke the connection",
+            };
+            self.0.state.send_modify(|state| state.session = None);
+            self.failed(Failing {
+                host: self
+                    .0
+                    .broker
+                    .hosts
+                    .first()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                step: Step::Tcp,
+                cause: cause.to_owned(),
+            });
+            sleep(AGAIN_AFTER).await;
+        }
+    }
+
+    /// Tries the servers in turn until one lets us in, and returns when its connection has ended for good. Losses before
+    /// that are the client's to mend.
     async fn connect(&self) {
         let shared = &self.0;
         let way = Way {
@@ -118,10 +150,8 @@ impl Nats {
             limits: shared.limits,
         };
         let mut turns = shared.broker.hosts.iter().cycle();
-        for attempt in 1.. {
-            let Some(host) = turns.next() else {
-                return;
-            };
+        while let Some(host) = turns.next() {
+            let attempt = shared.state.borrow().attempt.saturating_add(1);
             shared.state.send_modify(|state| state.attempt = attempt);
             let (noted, name) = (self.clone(), host.to_string());
             let noting = move |event| note(&noted.0.state, attempt, &name, event);
@@ -136,14 +166,20 @@ impl Nats {
         }
     }
 
-    /// After each loss of the connection sees that the bucket is there: its servers may have been set up anew.
+    /// After each loss of the connection sees that the bucket is there: its servers may have been set up anew. Returns when
+    /// the client has ended without a word.
     async fn stay(&self, way: &Way<'_>) {
         let mut state = self.0.state.subscribe();
         let mut seen = state.borrow_and_update().epoch;
         loop {
             let returned = state.wait_for(|state| state.connected && state.epoch != seen);
-            let Ok((session, epoch)) = returned.await.map(|now| (now.usable(), now.epoch)) else {
-                return;
+            let returned = timeout(PROBE_EVERY, returned).await;
+            let returned = returned.map(|now| now.map(|now| (now.usable(), now.epoch)));
+            let (session, epoch) = match returned {
+                Ok(Ok(returned)) => returned,
+                Ok(Err(_closed)) => return,
+                Err(_nothing_new) if self.answers().await => continue,
+                Err(_nothing_new) => return,
             };
             let Some(session) = session else { continue };
             match Box::pin(way.bucket(&session.context)).await {
@@ -154,6 +190,15 @@ impl Nats {
                 }
             }
         }
+    }
+
+    /// Whether the client still does what it is asked, as far as it takes itself for connected.
+    async fn answers(&self) -> bool {
+        let Ok(session) = self.usable() else {
+            return true;
+        };
+        let flushed = timeout(PROBE_WITHIN, session.client.flush()).await;
+        matches!(flushed, Ok(Ok(()))) || self.usable().is_err()
     }
 
     fn use_session(&self, session: Session) {

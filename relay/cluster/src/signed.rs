@@ -83,8 +83,11 @@ pub enum Distrust {
     #[error("it is from node `{0}`, whose place this is not")]
     Foreign(String),
     /// It is too old by its own word.
-    #[error("it has expired")]
+    #[error("it has expired: it is an old one, or that node's clock is behind")]
     Expired,
+    /// It would be good for longer than any may.
+    #[error("it would be good for too long: that node's clock is ahead")]
+    TooLong,
     /// A later one was seen before, or another one of this version.
     #[error("version {version} comes after version {seen}: it is not the latest")]
     Replayed {
@@ -104,6 +107,8 @@ pub struct ShortSecret;
 #[derive(Debug, Default)]
 pub struct Verifier {
     keys: HashMap<String, ClusterKey>,
+    /// Longest time that a value may be good for.
+    longest: Option<Duration>,
     seen: Mutex<HashMap<Key, Seen>>,
 }
 
@@ -219,16 +224,28 @@ impl Verifier {
         let named = keys.into_iter().map(|key| (key.kid.clone(), key));
         Self {
             keys: named.collect(),
+            longest: None,
             seen: Mutex::default(),
+        }
+    }
+
+    /// As this one, for values that are good for at most `longest` from when they are made. Nobody can then keep an owner
+    /// from its place for longer.
+    #[must_use]
+    pub fn for_at_most(self, longest: Duration) -> Self {
+        Self {
+            longest: Some(longest),
+            ..self
         }
     }
 
     /// As this one, with other keys: what was seen stays known.
     #[must_use]
     pub fn rotated(self, keys: impl IntoIterator<Item = ClusterKey>) -> Self {
-        let seen = self.seen;
+        let Self { seen, longest, .. } = self;
         Self {
             seen,
+            longest,
             ..Self::new(keys)
         }
     }
@@ -253,6 +270,11 @@ impl Verifier {
             .ok_or(Distrust::Malformed)?;
         if now > expires.checked_add(LEEWAY).ok_or(Distrust::Malformed)? {
             return Err(Distrust::Expired);
+        }
+        let latest = self.longest.map(|longest| longest.saturating_add(LEEWAY));
+        let latest = latest.and_then(|latest| now.checked_add(latest));
+        if latest.is_some_and(|latest| expires > latest) {
+            return Err(Distrust::TooLong);
         }
         let seen = Seen {
             version: head.version,

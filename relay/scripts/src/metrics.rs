@@ -22,6 +22,9 @@ pub const MOST_METRICS: usize = 64;
 /// Most bytes of a value as JSON.
 pub const MOST_VALUE: usize = 4 << 10;
 
+/// Deepest nesting of a value: whoever reads the server object that it stands in has a bound of its own.
+pub const MOST_DEPTH: u64 = 16;
+
 /// Most bytes of all values as JSON, which go with every server object.
 pub const MOST_VALUES: usize = 64 << 10;
 
@@ -55,6 +58,16 @@ impl Metric {
             Self::Executable(_) => "executable",
         }
     }
+}
+
+/// How many values stand within each other.
+fn depth(value: &Value) -> u64 {
+    let within: &mut dyn Iterator<Item = &Value> = match value {
+        Value::Array(values) => &mut values.iter(),
+        Value::Object(fields) => &mut fields.values(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => return 0,
+    };
+    within.map(depth).max().unwrap_or(0).saturating_add(1)
 }
 
 /// What is known of a metric.
@@ -285,6 +298,10 @@ impl Gauge {
 
     /// The bytes of a value that fits beside those of the others.
     fn fits(&self, value: &Value, all: &[Arc<Self>]) -> Result<usize, Fault> {
+        if depth(value) > MOST_DEPTH {
+            let (what, limit) = ("the nesting of a metric's value", MOST_DEPTH);
+            return Err(Fault::TooLarge { what, limit });
+        }
         let size = value.to_string().len();
         let others = all
             .iter()
@@ -316,4 +333,22 @@ impl Gauge {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_within_each_other_are_counted() {
+        for (value, deep) in [
+            (json!(1), 0),
+            (json!([]), 1),
+            (json!({ "a": [1, { "b": 2 }] }), 3),
+        ] {
+            assert_eq!(depth(&value), deep, "{value}");
+        }
+    }
 }

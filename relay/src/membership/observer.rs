@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use sallyport_cluster::{
-    Bus, Delivery, Distrust, Message, NotAKey, Prefix, Subscription, Verifier,
+    Bus, Delivery, Distrust, Key, Message, NotAKey, Prefix, Subscription, Verifier,
 };
 use sallyport_link::ClusterKeys;
 use sallyport_node::members::{Heard, Member, Members, SPEAK_EVERY};
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep};
 use tracing::{debug, error, info, info_span, warn};
 
-use super::{Here, Reach, SPREAD, Said, nodes};
+use super::{GOOD_FOR, Here, Reach, SPREAD, Said, nodes};
 use crate::credentials::signing;
 
 /// How often it is looked who is gone.
@@ -92,9 +92,11 @@ impl Observer {
             return Survey::default();
         };
         let tasks = tasks.child();
+        // whoever asked may not wait for the answer
+        let listening = tasks.stopping().drop_guard();
         looking.observe(&tasks);
         sleep(SPEAK_EVERY.saturating_add(SPREAD)).await;
-        tasks.stop();
+        drop(listening);
         Survey {
             others: looking.others(),
             distrusted: looking.distrusted(),
@@ -136,7 +138,7 @@ impl Observer {
 
     async fn keep_hearing(self) {
         let mut keys = self.0.keys.clone();
-        let mut verifier = Verifier::new(signing(&keys.borrow_and_update()));
+        let mut verifier = Verifier::new(signing(&keys.borrow_and_update())).for_at_most(GOOD_FOR);
         let mut heard = self.listen().await;
         let mut sweeps = interval(SWEEP_EVERY);
         loop {
@@ -169,7 +171,9 @@ impl Observer {
     }
 
     fn hear(&self, verifier: &Verifier, message: &Message) {
-        let owner = message.topic.last_word().to_owned();
+        let Some(owner) = self.speaker_of(&message.topic) else {
+            return;
+        };
         let checked = verifier.verify(&message.topic, &owner, &message.payload, SystemTime::now());
         let verified = match checked {
             Ok(verified) => verified,
@@ -185,6 +189,13 @@ impl Observer {
                 debug!(node = owner, "what a node says is not understood");
             }
         }
+    }
+
+    /// Whose topic it is: one word behind that of all nodes.
+    fn speaker_of(&self, topic: &Key) -> Option<String> {
+        let owner = topic.last_word();
+        let own = self.0.nodes.key(owner).ok()?;
+        (own == *topic).then(|| owner.to_owned())
     }
 
     fn distrust(&self, owner: &str, distrust: &Distrust) {

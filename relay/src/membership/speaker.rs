@@ -18,11 +18,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info_span};
 
-use super::{Here, SPREAD, Said, nodes};
+use super::{GOOD_FOR, Here, SPREAD, Said, nodes};
 use crate::credentials::signing;
-
-/// A message is believed for this long, besides what clocks may differ.
-const GOOD_FOR: Duration = Duration::from_secs(10);
 
 /// Several changes in a row are told together.
 const SETTLE: Duration = Duration::from_millis(100);

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use sallyport_link::admission::{Admitted, NotAdmitted};
+use sallyport_link::admission::Admitted;
 use sallyport_link::{Gatekeeper, Transport, Tunnel, peer};
 use sallyport_wire::message::{Hello, Refused, Welcome};
-use sallyport_wire::{BINDING_LEN, Blame, Code};
+use sallyport_wire::{BINDING_LEN, Code};
 use time::OffsetDateTime;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{info, warn};
@@ -72,7 +72,7 @@ impl Gatekeeper for Visitor {
         from: SocketAddr,
         _transport: Transport,
     ) -> Result<Welcome, Refused> {
-        match self.peers.examine(hello, binding, from).await {
+        match self.peers.examine(hello, binding).await {
             Ok((came, welcome)) => {
                 let node = &came.admitted.node;
                 if hello.dry_run {
@@ -103,17 +103,17 @@ impl Peers {
         &self,
         hello: &Hello,
         binding: &[u8; BINDING_LEN],
-        from: SocketAddr,
     ) -> Result<(Came, Welcome), Refusal> {
         if self.outfit.leaving.is_cancelled() {
             return Err(Refusal::new(Code::Draining, "this node leaves", COME_BACK));
         }
-        self.check_penalty(from)?;
         let admitted = self
             .credentials()
             .admission()
             .check(hello, binding, SystemTime::now());
-        let admitted = admitted.map_err(|error| self.not_admitted(&error, from))?;
+        // Sources are not punished: each node is one, its users could shut it out, and keys cannot be guessed.
+        let admitted =
+            admitted.map_err(|error| Refusal::new(error.code, &error.cause, Duration::ZERO))?;
         let place = self.let_in(&admitted, hello.dry_run).await?;
         // The key that both sides have: a newer one may not have been copied there yet.
         let key = self
@@ -143,29 +143,6 @@ impl Peers {
             place,
         };
         Ok((came, welcome))
-    }
-
-    /// A source that failed often waits, unless nodes live there.
-    fn check_penalty(&self, from: SocketAddr) -> Result<(), Refusal> {
-        let Some(left) = self.penalties.is_punished(from.ip()) else {
-            return Ok(());
-        };
-        let here = |tunnel: &Tunnel| tunnel.remote().ip() == from.ip().to_canonical();
-        if self.board.answered().iter().any(|(_, tunnel)| here(tunnel)) {
-            return Ok(());
-        }
-        Err(Refusal::new(
-            Code::Unauthorised,
-            "its source failed too often",
-            left,
-        ))
-    }
-
-    fn not_admitted(&self, error: &NotAdmitted, from: SocketAddr) -> Refusal {
-        if error.code.blame() == Blame::Asker && error.code != Code::Limit {
-            self.penalties.punish(from.ip());
-        }
-        Refusal::new(error.code, &error.cause, Duration::ZERO)
     }
 
     /// Gives it its name, if there is room. A newer process of a node puts the older one's tunnels out.

@@ -119,10 +119,12 @@ impl Keeper {
             }
         }
         let at = self.backoff.next(since);
+        let node = &self.node;
         tokio::select! {
             () = sleep_until(at) => {}
             Ok(()) = self.keys.changed() => self.turn = 0,
-            Ok(()) = self.known.changed() => {}
+            // what is said of other nodes is no reason to try this one again
+            Ok(_other) = self.known.wait_for(|known| known.get(node).map(Arc::as_ref) != Some(peer)) => {}
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use sallyport_link::proxy::ProxyRules;
 use sallyport_link::{ClusterKeys, Dialer, Names, PeerAddress, Settings, Tunnel};
 use sallyport_ops::paced::PacedSources;
-use sallyport_ops::{Penalties, Tasks, Watch};
+use sallyport_ops::{Tasks, Watch};
 use sallyport_wire::NodeName;
 use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
@@ -64,7 +64,6 @@ pub struct Peers {
     known: Known,
     dialer: Dialer,
     board: Board,
-    penalties: Penalties,
     refusals: PacedSources,
     last: AtomicU64,
     /// Of tunnels that other nodes hold.
@@ -95,7 +94,6 @@ impl Peers {
             names: trust.names,
             known: Known::new(trust.named),
             board: Board::default(),
-            penalties: Penalties::new(),
             refusals: PacedSources::default(),
             last: AtomicU64::new(0),
             tasks,

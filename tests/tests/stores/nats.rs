@@ -2,6 +2,7 @@
 //! or are not what they should be.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use sallyport_tests::Port;
 use sallyport_tests::broker::{NatsServer, NatsVersion};
 use sallyport_tests::service::Certificate;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 
 use crate::certificates::{issued, pin};
 use crate::pair::{Pair, key, limits, look_again, prefix, put, soon};
@@ -157,6 +160,31 @@ async fn nothing_waits_for_a_broker_that_is_not_there_yet() {
         () = soon("it is heard", hearing) => {}
         () = saying => {}
     }
+}
+
+/// A length that no message has breaks the client's reader.
+#[tokio::test]
+async fn what_breaks_the_connection_does_not_keep_the_next_from_being_made() {
+    let (dir, mut server) = single(NatsVersion::Debian, "");
+    server.kill();
+    let evil = TcpListener::bind((Ipv4Addr::LOCALHOST, server.port.number())).await;
+    let evil = evil.expect("the server has gone");
+    let relay = Relay::start(dir.path(), &host(&server, ""));
+    for _ in 0..2 {
+        let (mut stream, _from) = soon("the relay comes", evil.accept())
+            .await
+            .expect("a stream");
+        let said = stream
+            .write_all(b"MSG x 1 18446744073709551615\r\n...\r\n")
+            .await;
+        said.expect("it listens");
+    }
+    drop(evil);
+
+    server.resume();
+
+    let relay = relay.ready().await;
+    put(&relay.nats, "a", "1").await;
 }
 
 #[tokio::test]

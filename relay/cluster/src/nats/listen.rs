@@ -107,6 +107,10 @@ impl Listener {
         let Some(topic) = self.nats.0.names.key_of_topic(&message.subject) else {
             return;
         };
+        // no relay sends more
+        if self.nats.0.limits.carries(&message.payload).is_err() {
+            return self.outbox.gap();
+        }
         self.outbox.push(Message {
             topic,
             payload: message.payload,

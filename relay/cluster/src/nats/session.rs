@@ -211,8 +211,8 @@ impl Way<'_> {
             max_message_size: i32::try_from(largest).unwrap_or(i32::MAX),
             storage: StorageType::File,
             num_replicas: replicas,
-            allow_rollup: true,
             deny_delete: true,
+            deny_purge: true,
             // a replica that lags behind would answer with what was
             allow_direct: false,
             ..Config::default()

@@ -127,6 +127,27 @@ fn a_node_whose_clock_was_set_back_is_believed_once_what_it_said_has_expired() {
 }
 
 #[test]
+fn nobody_takes_a_place_for_longer_than_values_are_good_for() {
+    let longest = Duration::from_secs(10);
+    let verifier = verifier().for_at_most(longest).rotated([key("k1", 7)]);
+    let until = |expires| Claim {
+        expires,
+        ..claim(u64::MAX)
+    };
+    let last = now() + longest + LEEWAY;
+    let far = sign(
+        key("k1", 7),
+        &place(),
+        &until(last + Duration::from_millis(1)),
+        b"x",
+    );
+    let refused = verifier.verify(&place(), "n1", &far, now());
+    assert_eq!(refused, Err(Distrust::TooLong));
+    let near = sign(key("k1", 7), &place(), &until(last), b"x");
+    assert!(verifier.verify(&place(), "n1", &near, now()).is_ok());
+}
+
+#[test]
 fn while_keys_are_rotated_one_in_common_is_enough() {
     let both = Signer::new([key("k1", 7), key("k2", 8)]);
     let signed = both.sign(&place(), &claim(1), b"x", now());
