@@ -149,8 +149,7 @@ impl Nats {
             names: &shared.names,
             limits: shared.limits,
         };
-        let mut turns = shared.broker.hosts.iter().cycle();
-        while let Some(host) = turns.next() {
+        for host in shared.broker.hosts.iter().cycle() {
             let attempt = shared.state.borrow().attempt.saturating_add(1);
             shared.state.send_modify(|state| state.attempt = attempt);
             let (noted, name) = (self.clone(), host.to_string());
