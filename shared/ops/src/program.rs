@@ -1,4 +1,5 @@
-//! Other people's programs: started without a shell, under bounds, and killed with all that they started.
+//! Other people's programs: started without a shell, under bounds, and killed with all that they
+//! started in their process group; what leaves that group has only the limits of its [`Guard`].
 //!
 //! Starting waits until the kernel has read the program, which may lie on a file server that hangs, so a thread for
 //! blocking work does it. The thread stays until the program has ended: the kernel sends the death signal that a
