@@ -15,6 +15,7 @@ use sallyport_wire::message::{Client, DATA, Head, Kind, Protocol};
 use sallyport_wire::{ClusterName, Code, SessionId};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
+use tracing::debug;
 
 use crate::config::Destination;
 use crate::figures::Figures;
@@ -101,12 +102,7 @@ impl Hub {
         to: &Destination,
         want: &Want,
     ) -> Result<Opened<TunnelStream>, Denial> {
-        let path = self
-            .patiently(&to.cluster, to.to.name(), || self.choose(to, want))
-            .await?;
-        let place = self.place(&path, want)?;
-        path.member.rely();
-        let head = self.head(&path, want);
+        let (path, place, head) = self.prepare(to, want).await?;
         let opened = path.member.tunnel.open(head).await;
         let stream = opened.map_err(|error| not_opened(&path, &error))?;
         Ok(Opened {
@@ -120,18 +116,35 @@ impl Hub {
     /// # Errors
     /// As [`Hub::open_stream`].
     pub async fn open_flow(&self, to: &Destination, want: &Want) -> Result<Opened<Flow>, Denial> {
-        let path = self
-            .patiently(&to.cluster, to.to.name(), || self.choose(to, want))
-            .await?;
-        let place = self.place(&path, want)?;
-        path.member.rely();
-        let head = self.head(&path, want);
+        let (path, place, head) = self.prepare(to, want).await?;
         let opened = path.member.tunnel.open_flow(head).await;
         let stream = opened.map_err(|error| not_opened(&path, &error))?;
         Ok(Opened {
             stream,
             passage: self.passage(&path, want, place),
         })
+    }
+
+    /// Chooses the way of a stream, with its place among those of its client and what its relay is told first.
+    async fn prepare(
+        &self,
+        to: &Destination,
+        want: &Want,
+    ) -> Result<(Path<Tunnel>, Slot, Head), Denial> {
+        let path = self
+            .patiently(&to.cluster, to.to.name(), || self.choose(to, want))
+            .await?;
+        let place = self.place(&path, want)?;
+        path.member.rely();
+        let head = self.head(&path, want);
+        debug!(
+            session = %path.offer.id,
+            node = %path.member.who.node,
+            tunnel = path.member.id,
+            stream = head.stream,
+            "opening a stream"
+        );
+        Ok((path, place, head))
     }
 
     fn head(&self, path: &Path<Tunnel>, want: &Want) -> Head {

@@ -248,8 +248,9 @@ impl Nats {
             let place = self.0.places.acquire().await;
             let _place = place.map_err(|_closed| ClusterError::Closed)?;
             tokio::select! {
-                done = work => done,
+                biased;
                 refused = refused => Err(refused),
+                done = work => done,
             }
         };
         let in_time = timeout(self.0.limits.operation, in_turn).await;

@@ -15,13 +15,37 @@ async fn heard(subscription: &mut Subscription) -> Message {
     }
 }
 
+/// A subscription of the other relay that the first one reaches: several servers tell each other of it a moment later.
+async fn listening(pair: &Pair, topics: &str) -> Subscription {
+    let topics = prefix(topics);
+    let mut listening = pair.other.subscribe(&topics).await.expect("listens");
+    let topic = key(&format!("{topics}/listening"));
+    let say = async |text: &'static str| {
+        let said = pair.one.publish(&topic, text.into()).await;
+        said.expect("published");
+    };
+    let saying = async {
+        loop {
+            say("anybody?").await;
+            look_again().await;
+        }
+    };
+    tokio::select! {
+        _first = heard(&mut listening) => {}
+        () = saying => {}
+    }
+    say("good").await;
+    while heard(&mut listening).await.payload != "good" {}
+    listening
+}
+
 pub(crate) async fn those_who_listen_hear_it(pair: &Pair) {
     let mut near = pair.one.subscribe(&prefix("news")).await.expect("listens");
-    let mut far = pair
-        .other
-        .subscribe(&prefix("news/n1"))
-        .await
-        .expect("listens");
+    let mut far = listening(pair, "news/n1").await;
+    // which the near one has heard too
+    let said = pair.one.publish(&key("news/n2"), "here".into()).await;
+    said.expect("published");
+    while heard(&mut near).await.payload != "here" {}
 
     for (topic, text) in [("news/n2.x", "a"), ("old/n1/x", "b"), ("news/n1/x", "c")] {
         let said = pair.one.publish(&key(topic), text.into()).await;
@@ -38,7 +62,7 @@ pub(crate) async fn those_who_listen_hear_it(pair: &Pair) {
 }
 
 pub(crate) async fn a_request_is_answered(pair: &Pair) {
-    let mut asked = pair.other.subscribe(&prefix("rpc")).await.expect("listens");
+    let mut asked = listening(pair, "rpc").await;
     let answering = async {
         for _ in 0..3 {
             let question = heard(&mut asked).await;
@@ -61,19 +85,9 @@ pub(crate) async fn a_request_to_nobody_and_one_without_answer_fail(pair: &Pair)
     let asked = pair.one.request(&topic, "?".into(), BOUND).await;
     assert_eq!(asked, Err(ClusterError::NobodyAnswers(topic.clone())));
 
-    let mut silent = pair.other.subscribe(&prefix("rpc")).await.expect("listens");
+    let mut silent = listening(pair, "rpc").await;
     let short = Duration::from_millis(200);
-    let asking = async {
-        // that somebody listens comes to other servers a moment later
-        loop {
-            let asked = pair.one.request(&topic, "?".into(), short).await;
-            match asked {
-                Err(ClusterError::NobodyAnswers(_)) => look_again().await,
-                asked => return asked,
-            }
-        }
-    };
-    let asked = soon("somebody is asked", asking).await;
+    let asked = pair.one.request(&topic, "?".into(), short).await;
     assert_eq!(asked, Err(ClusterError::TimedOut));
 
     let late = heard(&mut silent).await.reply_to.expect("somebody waited");
@@ -81,11 +95,7 @@ pub(crate) async fn a_request_to_nobody_and_one_without_answer_fail(pair: &Pair)
 }
 
 pub(crate) async fn a_subscriber_that_does_not_listen_is_told_of_the_gap(pair: &Pair) {
-    let mut slow = pair
-        .other
-        .subscribe(&prefix("flood"))
-        .await
-        .expect("listens");
+    let mut slow = listening(pair, "flood").await;
     for _ in 0..100 {
         let said = pair.one.publish(&key("flood/x"), "drop".into()).await;
         said.expect("published");
@@ -125,11 +135,7 @@ pub(crate) async fn a_subscriber_that_does_not_listen_is_told_of_the_gap(pair: &
 
 pub(crate) async fn what_is_too_large_is_refused(pair: &Pair) {
     let most = Limits::default().message;
-    let mut listening = pair
-        .other
-        .subscribe(&prefix("large"))
-        .await
-        .expect("listens");
+    let mut listening = listening(pair, "large").await;
     let refused = pair
         .one
         .publish(&key("large/x"), vec![0; most + 1].into())

@@ -16,10 +16,17 @@ mod redis;
 mod values;
 mod watches;
 
-/// The whole suite as tests of the module where it stands; `$start` makes a [`pair::Pair`].
+/// The whole suite where it stands: a test for each case, for which `$start` makes a [`pair::Pair`]. Or the names and
+/// [`pair::Case`]s of all, for servers that are slow to start.
 macro_rules! conformance {
+    (listed) => {
+        $crate::conformance! { @cases listed }
+    };
     ($start:expr) => {
-        $crate::conformance! { $start;
+        $crate::conformance! { @cases each $start }
+    };
+    (@cases $how:ident $($start:expr)?) => {
+        $crate::conformance! { @$how $($start)?;
             values: a_value_is_there_until_it_is_deleted;
             values: compare_and_set_lets_one_win;
             values: no_update_of_two_who_hurry_is_lost;
@@ -40,12 +47,18 @@ macro_rules! conformance {
             leases: a_lease_that_nobody_renews_is_free_again;
         }
     };
-    ($start:expr; $($module:ident: $name:ident;)*) => {
+    (@each $start:expr; $($module:ident: $name:ident;)*) => {
         $(#[tokio::test]
         async fn $name() {
             let pair = $start;
             $crate::$module::$name(&pair).await;
         })*
+    };
+    (@listed; $($module:ident: $name:ident;)*) => {
+        [$((
+            stringify!($name),
+            (|pair| Box::pin($crate::$module::$name(pair))) as $crate::pair::Case,
+        )),*]
     };
 }
 

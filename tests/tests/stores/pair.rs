@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::LocalBoxFuture;
 use sallyport_cluster::{Bus, Entry, Key, Limits, Prefix, Revision, Store};
 use sallyport_tests::BOUND;
 use tokio::time::timeout;
@@ -31,6 +32,9 @@ impl Pair {
         Self { one, other, kept }
     }
 }
+
+/// One thing that every pair does.
+pub(crate) type Case = for<'a> fn(&'a Pair) -> LocalBoxFuture<'a, ()>;
 
 impl fmt::Debug for Pair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,7 +7,8 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy, push};
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
-use async_nats::jetstream::{self, ErrorCode, Message, message::StreamMessage};
+use async_nats::jetstream::message::{Info, StreamMessage};
+use async_nats::jetstream::{self, ErrorCode, Message};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -34,8 +35,12 @@ const READS: usize = 16;
 impl Session {
     /// The last message under a key: a value, or that it was taken away.
     async fn last(&self, names: &Names, key: &Key) -> Result<Option<StreamMessage>, ClusterError> {
-        let subject = names.value(key);
-        match self.stream.get_last_raw_message_by_subject(&subject).await {
+        self.last_of(&names.value(key)).await
+    }
+
+    /// The last message under a subject, in which parts may stand for any.
+    async fn last_of(&self, subject: &str) -> Result<Option<StreamMessage>, ClusterError> {
+        match self.stream.get_last_raw_message_by_subject(subject).await {
             Ok(message) => Ok(Some(message)),
             Err(error) => match error.kind() {
                 LastRawMessageErrorKind::NoMessageFound => Ok(None),
@@ -202,28 +207,33 @@ impl Session {
         Ok(entries)
     }
 
-    /// All that is there, and then what changes.
+    /// All that is there, and then what changes. It is all there with what was last before it began or what has replaced
+    /// that since: servers may go on counting as pending what was replaced.
     pub(super) async fn follow(
         &self,
         names: &Names,
         prefix: &Prefix,
     ) -> Result<(Vec<Entry>, push::Ordered), ClusterError> {
+        let subjects = names.values_below(prefix);
+        let last = self.last_of(&subjects).await?;
+        let last = last.map_or(0, |last| last.sequence);
         let consumer = self.stream.create_consumer(push::OrderedConfig {
             deliver_subject: self.client.new_inbox(),
-            filter_subject: names.values_below(prefix),
+            filter_subject: subjects,
             deliver_policy: DeliverPolicy::LastPerSubject,
             replay_policy: ReplayPolicy::Instant,
             ..push::OrderedConfig::default()
         });
         let consumer = consumer.await.map_err(|error| failed(&error))?;
-        let mut pending = consumer.cached_info().num_pending;
+        let mut complete = last == 0 || consumer.cached_info().num_pending == 0;
         let messages = consumer.messages().await;
         let mut messages = messages.map_err(|error| failed(&error))?;
         let mut entries = BTreeMap::new();
-        while pending > 0 {
+        while !complete {
             let message = messages.next().await.ok_or(ClusterError::Closed)?;
             let message = message.map_err(|error| failed(&error))?;
-            pending = message.info().map_or(0, |info| info.pending);
+            let is_last = |info: Info<'_>| info.stream_sequence >= last || info.pending == 0;
+            complete = message.info().is_ok_and(is_last);
             match change(names, &message) {
                 Some(Change::Put(entry)) => drop(entries.insert(entry.key.clone(), entry)),
                 Some(Change::Deleted(key)) => drop(entries.remove(&key)),
