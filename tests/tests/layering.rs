@@ -27,9 +27,22 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("sallyport-node", &["ops", "wire"]),
     (
+        "sallyport-placement",
+        &["cluster", "node", "ops", "scripts", "wire"],
+    ),
+    (
         "sallyport-relay",
         &[
-            "certs", "cluster", "edge", "link", "node", "ops", "scripts", "splice", "wire",
+            "certs",
+            "cluster",
+            "edge",
+            "link",
+            "node",
+            "ops",
+            "placement",
+            "scripts",
+            "splice",
+            "wire",
         ],
     ),
 ];
@@ -49,6 +62,7 @@ const READ_IN_ORDER: &[&str] = &[
     "relay",
     "relay/cluster",
     "relay/node",
+    "relay/placement",
     "relay/scripts",
     "shared/edge",
     "shared/link",
