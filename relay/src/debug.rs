@@ -50,6 +50,7 @@ pub const CATEGORIES: &[Category] = &[
         name: "database",
         about: "the cluster's store and the way to it: values, leases, watches",
         targets: &[
+            "sallyport_cluster::election",
             "sallyport_cluster::embedded",
             "sallyport_cluster::global",
             "sallyport_cluster::hub",

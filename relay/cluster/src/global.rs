@@ -8,12 +8,11 @@
 
 mod epochs;
 mod pointer;
-mod seal;
 mod bundle;
 mod kinds;
 
+pub use crate::seal::Seal;
 pub use bundle::{Bundle, BundleError, Change, Difference, Fault, Faults, MOST_BYTES, Object};
 pub use epochs::{Applied, EpochError, Epochs, Outcome, pointers};
 pub use kinds::names as kinds;
 pub use pointer::{Content, Record};
-pub use seal::Seal;

@@ -2,20 +2,21 @@
 //! that they mean the same on every store.
 //!
 //! A lease is free once its value has not changed for its whole time to live *on the clock of whoever looks*, counted
-//! from when that one first saw it; the holder counts from before it asked. So no difference between two machines'
-//! clocks can take a lease from a live holder. The expiry in the value is for people to read.
+//! from when that one first saw it; the holder counts from before it asked, and stops a tenth earlier, so that what it
+//! begins at the last moment is over too. So no difference between two machines' clocks can take a lease from a live
+//! holder, and one whose machine was suspended knows it. The expiry in the value is for people to read.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
+use crate::clock::Moment;
 use crate::error::ClusterError;
 use crate::key::{Key, Prefix};
 use crate::store::{Entry, Revision, Store};
+use crate::unchanged::Unchanged;
 
 /// Shortest time to live: what is below cannot be renewed in time through a broker.
 pub const MIN_TTL: Duration = Duration::from_secs(1);
@@ -23,8 +24,8 @@ pub const MIN_TTL: Duration = Duration::from_secs(1);
 /// Longest time to live, and the one of a lease that cannot be read.
 pub const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Leases of others that are remembered; beyond that the one seen longest ago is forgotten, and is free later.
-const MOST_SEEN: usize = 16_384;
+/// The part of its time to live by which a holder stops believing in its lease before others may take it.
+const MARGIN: u32 = 10;
 
 /// A lease that is held here.
 #[derive(Debug)]
@@ -34,8 +35,8 @@ pub struct Lease {
     ttl: Duration,
     token: u64,
     revision: Revision,
-    /// When it is over unless it is renewed.
-    until: Instant,
+    /// When it was taken or renewed last: before the store was asked.
+    begun: Moment,
 }
 
 /// Who has a lease that was asked for.
@@ -65,14 +66,8 @@ pub enum LeaseError {
 #[derive(Debug)]
 pub struct Leases {
     store: Arc<dyn Store>,
-    seen: Mutex<HashMap<Key, Seen>>,
-}
-
-/// Since when a lease of somebody else has not changed.
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    revision: Revision,
-    since: Instant,
+    /// The leases of others.
+    unchanged: Unchanged,
 }
 
 /// The value of a lease.
@@ -104,14 +99,19 @@ impl Lease {
     /// Whether nobody else can have it yet.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        Instant::now() < self.until
+        Moment::now() < self.until()
+    }
+
+    /// When it is over unless it is renewed: [a tenth](trusted) before others may take it.
+    #[must_use]
+    pub fn until(&self) -> Moment {
+        self.begun.after(trusted(self.ttl))
     }
 
     /// When it should be renewed: early enough for a second try.
     #[must_use]
-    pub fn renew_at(&self) -> Instant {
-        let left = self.ttl.saturating_mul(2) / 3;
-        self.until.checked_sub(left).unwrap_or(self.until)
+    pub fn renew_at(&self) -> Moment {
+        self.begun.after(self.ttl / 3)
     }
 
     fn value(&self) -> Bytes {
@@ -125,7 +125,7 @@ impl Leases {
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self {
             store,
-            seen: Mutex::default(),
+            unchanged: Unchanged::default(),
         }
     }
 
@@ -136,7 +136,7 @@ impl Leases {
     /// # Errors
     /// [`LeaseError::Taken`] if somebody has it; [`LeaseError::Store`].
     pub async fn take(&self, key: &Key, holder: &str, ttl: Duration) -> Result<Lease, LeaseError> {
-        let (begun, ttl) = (Instant::now(), ttl.clamp(MIN_TTL, MAX_TTL));
+        let (begun, ttl) = (Moment::now(), ttl.clamp(MIN_TTL, MAX_TTL));
         let there = self.store.get(key).await?;
         let value = encode(holder, ttl, None);
         let set = match &there {
@@ -151,14 +151,14 @@ impl Leases {
             Err(ClusterError::Conflict(_)) => return Err(self.rival(key).await?),
             Err(error) => return Err(error.into()),
         };
-        self.seen().remove(key);
+        self.unchanged.forget(key);
         Ok(Lease {
             key: key.clone(),
             holder: holder.to_owned(),
             ttl,
             token: revision.get(),
             revision,
-            until: begun.checked_add(ttl).unwrap_or(begun),
+            begun,
         })
     }
 
@@ -168,7 +168,7 @@ impl Leases {
     /// [`LeaseError::Lost`] if it is not held any more. After [`LeaseError::Store`] it is held as long as it
     /// [says](Lease::is_held), and may be renewed again.
     pub async fn renew(&self, lease: &mut Lease) -> Result<(), LeaseError> {
-        let begun = Instant::now();
+        let begun = Moment::now();
         let set = self
             .store
             .replace(&lease.key, lease.value(), lease.revision);
@@ -183,7 +183,7 @@ impl Leases {
             set => set,
         };
         lease.revision = set.map_err(|error| lost_or(lease, error))?;
-        lease.until = begun.checked_add(lease.ttl).unwrap_or(begun);
+        lease.begun = begun;
         Ok(())
     }
 
@@ -217,47 +217,28 @@ impl Leases {
     /// [`LeaseError::Store`].
     pub async fn sweep(&self, prefix: &Prefix) -> Result<usize, LeaseError> {
         let entries = self.store.list(prefix).await?;
-        self.forget_gone(prefix, &entries);
+        self.unchanged.forget_gone(prefix, &entries);
         let mut swept = 0_usize;
-        for entry in entries.iter().filter(|entry| self.is_free(entry)) {
+        let is_free = |entry: &&Entry| self.unchanged.since_seen_if_room(entry) >= ttl_of(entry);
+        for entry in entries.iter().filter(is_free) {
             match self.store.delete(&entry.key, Some(entry.revision)).await {
                 Ok(()) => swept = swept.saturating_add(1),
                 // it is somebody's again
                 Err(ClusterError::Conflict(_)) => continue,
                 Err(error) => return Err(error.into()),
             }
-            self.seen().remove(&entry.key);
+            self.unchanged.forget(&entry.key);
         }
         Ok(swept)
     }
 
-    /// Whether the value has stood unchanged for as long as it may. To look begins the count.
-    fn is_free(&self, entry: &Entry) -> bool {
-        let now = Instant::now();
-        let mut seen = self.seen();
-        match seen.get(&entry.key) {
-            Some(known) if known.revision == entry.revision => {
-                now.saturating_duration_since(known.since) >= ttl_of(entry)
-            }
-            _ => {
-                let revision = entry.revision;
-                seen.insert(
-                    entry.key.clone(),
-                    Seen {
-                        revision,
-                        since: now,
-                    },
-                );
-                forget_one_too_many(&mut seen);
-                false
-            }
-        }
+    /// How long it takes until the lease is free if nobody renews it; zero if it is. To look begins the count.
+    pub(crate) fn free_in(&self, entry: &Entry) -> Duration {
+        ttl_of(entry).saturating_sub(self.unchanged.since_first_seen(entry))
     }
 
-    fn forget_gone(&self, prefix: &Prefix, entries: &[Entry]) {
-        let there = |key: &Key| entries.binary_search_by(|entry| entry.key.cmp(key)).is_ok();
-        self.seen()
-            .retain(|key, _| !prefix.holds(key) || there(key));
+    fn is_free(&self, entry: &Entry) -> bool {
+        self.free_in(entry).is_zero()
     }
 
     /// The revision of a lease that a write set whose answer never came.
@@ -288,19 +269,12 @@ impl Leases {
         );
         Ok(LeaseError::Taken(taken))
     }
-
-    fn seen(&self) -> MutexGuard<'_, HashMap<Key, Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-fn forget_one_too_many(seen: &mut HashMap<Key, Seen>) {
-    if seen.len() <= MOST_SEEN {
-        return;
-    }
-    let oldest = seen.iter().min_by_key(|(_, seen)| seen.since);
-    let oldest = oldest.map(|(key, _)| key.clone());
-    oldest.and_then(|key| seen.remove(&key));
+/// How much of a time to live a holder may count on.
+#[must_use]
+pub fn trusted(ttl: Duration) -> Duration {
+    ttl.saturating_sub(ttl / MARGIN)
 }
 
 fn lost_or(lease: &Lease, error: ClusterError) -> LeaseError {
@@ -310,7 +284,7 @@ fn lost_or(lease: &Lease, error: ClusterError) -> LeaseError {
     error.into()
 }
 
-fn taken(entry: &Entry) -> Taken {
+pub(crate) fn taken(entry: &Entry) -> Taken {
     let value = decode(entry);
     let expires = value.as_ref().map_or(0, |value| value.expires_ms);
     let expires = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(expires));

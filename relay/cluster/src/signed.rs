@@ -290,6 +290,12 @@ impl Verifier {
         Ok(Verified { claim, payload })
     }
 
+    /// The latest version that was believed at `place`, as far as it is remembered.
+    #[must_use]
+    pub fn newest(&self, place: &Key) -> Option<u64> {
+        self.seen().get(place).map(|seen| seen.version)
+    }
+
     fn authentic(
         &self,
         place: &Key,

@@ -11,9 +11,9 @@ use tracing::debug;
 
 use super::bundle::{Bundle, BundleError, Change, Difference};
 use super::pointer::{self, Content, Record};
-use super::seal::Seal;
 use crate::error::ClusterError;
 use crate::key::{Key, NotAKey, Prefix};
+use crate::seal::{Opened, Seal};
 use crate::signed::Distrust;
 use crate::store::{Entry, Revision, Store};
 
@@ -393,7 +393,7 @@ impl Epochs {
     }
 
     fn read(&self, entry: &Entry) -> Result<Vec<Record>, Distrust> {
-        let (payload, version) = self.seal.open(&self.place, &entry.value)?;
+        let Opened { payload, version } = self.seal.open(&self.place, &entry.value)?;
         let records = pointer::read(&payload).ok_or(Distrust::Malformed)?;
         let newest = records.last().map(|record| record.epoch);
         if version.is_some_and(|version| Some(version) != newest) {
@@ -439,7 +439,7 @@ impl Epochs {
         }
         // said before anything is written
         self.seal
-            .seal(&self.place, 0, &[])
+            .seal(&self.place, 0, &[], None)
             .ok_or(EpochError::NoKey)?;
         let content = Content {
             set: format!("{}-{:016x}", number(revision), nonce()?),
@@ -490,7 +490,7 @@ impl Epochs {
 
     fn sealed(&self, epoch: u64, records: Vec<Record>) -> Result<Bytes, EpochError> {
         let payload = pointer::write(records);
-        let sealed = self.seal.seal(&self.place, epoch, &payload);
+        let sealed = self.seal.seal(&self.place, epoch, &payload, None);
         sealed.ok_or(EpochError::NoKey)
     }
 
