@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use sallyport_edge::Credential;
 use sallyport_edge::opener::{Ask, Denial, Found, Opener, Page, Way};
 use sallyport_link::{Flow, OpenError, Tunnel, TunnelStream};
 use sallyport_ops::Slot;
@@ -205,7 +206,12 @@ pub struct Tunnels(pub Arc<Hub>);
 impl Opener for Tunnels {
     type Stream = Carried;
 
-    async fn find(&self, cluster: &ClusterName, session: &SessionId) -> Result<Found, Denial> {
+    async fn find(
+        &self,
+        cluster: &ClusterName,
+        session: &SessionId,
+        _credential: &Credential,
+    ) -> Result<Found, Denial> {
         let hub = &self.0;
         let offer = hub
             .patiently(cluster, session.as_str(), || hub.offer(cluster, session))
@@ -217,6 +223,7 @@ impl Opener for Tunnels {
             keep_prefix: offer.keep_prefix,
             answer_within: offer.answer_within,
             anonymous: offer.anonymous,
+            elsewhere: None,
         })
     }
 

@@ -22,18 +22,22 @@ pub enum Passage {
     Datagrams,
 }
 
-/// Decides on a stream.
+/// Decides on a stream, whose client may have been `invited` to the session: such a one needs no login for HTTP.
 ///
 /// # Errors
 /// The refusal: [`Code::Forbidden`] and [`Code::LoginRequired`] by the session's rules,
 /// [`Code::Misdirected`] if the stream is of a kind that the session is not offered for.
-pub fn decide(session: &SessionConfig, request: &Request) -> Result<Passage, Code> {
+pub fn decide(session: &SessionConfig, request: &Request, invited: bool) -> Result<Passage, Code> {
     let passage = passage(session, request.kind)?;
     from_allowed_source(session, request.client.address())?;
     let admitted = match passage {
         Passage::EndTls => may_end_tls(session),
         Passage::Straight | Passage::Bridge | Passage::Datagrams => {
-            public(session) || (request.kind != Kind::Http && by_source(session))
+            public(session)
+                || match request.kind {
+                    Kind::Http => invited,
+                    Kind::Tcp | Kind::Tls | Kind::Udp | Kind::Probe => by_source(session),
+                }
         }
     };
     if admitted {
@@ -46,7 +50,13 @@ pub fn decide(session: &SessionConfig, request: &Request) -> Result<Passage, Cod
 /// Whether HTTP can reach a session, and somebody without a login may. From where is asked for each stream.
 #[must_use]
 pub const fn is_open_to_http(session: &SessionConfig) -> bool {
-    passage(session, Kind::Http).is_ok() && public(session)
+    is_reached_by_http(session) && public(session)
+}
+
+/// Whether HTTP can reach a session.
+#[must_use]
+pub const fn is_reached_by_http(session: &SessionConfig) -> bool {
+    passage(session, Kind::Http).is_ok()
 }
 
 /// Decides on an HTTP request on a stream whose TLS the relay has ended, client certificate included.
@@ -141,6 +151,7 @@ mod tests {
                 request_id: String::new(),
                 port: 0,
             },
+            false,
         )
     }
 

@@ -31,6 +31,17 @@ pub fn offers(sessions: &Sessions, others: Vec<Offer>, revision: u64, draining: 
         home,
         via,
         draining,
+        direct_url: String::new(),
+    }
+}
+
+/// What other nodes are told: the sessions of this node, and where clients reach them.
+#[must_use]
+pub fn to_nodes(sessions: &Sessions, revision: u64, draining: bool) -> Advertise {
+    let direct_url = sessions.direct_url();
+    Advertise {
+        direct_url: direct_url.map(ToString::to_string).unwrap_or_default(),
+        ..offers(sessions, Vec::new(), revision, draining)
     }
 }
 

@@ -16,7 +16,8 @@ use sallyport_cluster::init::{self, InitArgs};
 use sallyport_link::ClusterKeys;
 use sallyport_ops::{Exit, Workers, admin, places, program, telemetry};
 use sallyport_scripts::worker;
-use serde_json::Value;
+use sallyport_wire::SessionId;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tracing::error;
 
@@ -27,6 +28,7 @@ use self::peers::PeersArgs;
 use crate::certificates;
 use crate::cluster_key::{self, AddArgs, KeyCommand};
 use crate::config::{CLUSTER_KEYS, Config, LoadError};
+use crate::direct_url::{self, DIRECT_URL, Wanted};
 use crate::doctor::{self, Verdict};
 use crate::gateways::Files;
 use crate::metrics;
@@ -67,6 +69,11 @@ enum Command {
     ClusterKey(ClusterKeyArgs),
     /// Which other nodes have come under their names, and the node keys that those belong to since
     Peers(PeersArgs),
+    /// Print a URL that opens a session at its own node, once and within 20 seconds, also for who may not come otherwise.
+    ///
+    /// Its node needs `url`, `cert` and `key` in [direct], and both nodes the same cluster keys. Who opens it is let in to
+    /// that session for 12 hours, or until that relay ends.
+    DirectUrl(DirectUrlArgs),
     /// List the servers that this relay knows of, as they are now.
     Servers(Listing),
     /// List what the administrators' functions and programs make of this node, with their errors.
@@ -157,6 +164,14 @@ struct Listing {
     json: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct DirectUrlArgs {
+    /// The session, of this node or of another one
+    session: SessionId,
+    #[command(flatten)]
+    listing: Listing,
+}
+
 impl Where {
     /// As an absolute path where that is possible, so that the folder of the file is known.
     fn file(&self) -> PathBuf {
@@ -180,6 +195,7 @@ impl Cli {
             Command::Cluster(ClusterCommand::Init(args)) => execute_cluster_init(args),
             Command::ClusterKey(keys) => execute_cluster_key(keys),
             Command::Peers(args) => peers::peers(&args),
+            Command::DirectUrl(args) => execute_direct_url(args),
             Command::Servers(listing) => shown(
                 asked(&listing, "GET", servers::SERVERS, None),
                 &listing,
@@ -323,6 +339,13 @@ fn execute_status(listing: &Listing) -> Exit {
         listing,
         status::text,
     )
+}
+
+fn execute_direct_url(args: DirectUrlArgs) -> Exit {
+    let DirectUrlArgs { session, listing } = args;
+    let body = json!(Wanted { session });
+    let answer = asked(&listing, "POST", DIRECT_URL, Some(body));
+    shown(answer, &listing, direct_url::text)
 }
 
 /// Asks the running relay; why it does not answer is said here.

@@ -2,8 +2,13 @@
 //! lets them in. Whoever is neither learns nothing.
 
 mod any_node;
+mod own;
+mod passes;
+pub mod tickets;
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -15,12 +20,14 @@ use sallyport_edge::host::HostError;
 use sallyport_edge::newcomers::{Newcomer, Newcomers};
 use sallyport_edge::{ClientInfo, Front, Sites};
 use sallyport_link::gate::accept_tls;
-use sallyport_link::{AcceptError, Settings};
+use sallyport_link::{AcceptError, ClusterKeys, Settings};
 use sallyport_ops::listen::{self, ListenError};
+use sallyport_ops::paced::Paced;
 use sallyport_ops::{Accepted, Slots, Tasks};
 use sallyport_splice::Rewound;
-use sallyport_wire::PEER_ALPN;
+use sallyport_wire::{NodeName, PEER_ALPN};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 use tracing::{Span, debug, info, info_span};
 
@@ -30,6 +37,11 @@ use crate::peers::arrive::Visitor;
 use crate::streams::Streams;
 
 use any_node::AnyNode;
+use own::Own;
+use passes::Passes;
+use tickets::Tickets;
+
+pub use own::{Origins, entrance, probe};
 
 /// The name in the certificate for other nodes, which nobody looks at: nodes prove themselves inside.
 const NAME: &str = "sallyport-peer";
@@ -60,14 +72,19 @@ pub struct Behind {
 }
 
 /// What clients meet.
-#[derive(Debug)]
 pub struct Clients {
+    /// The node that they come to.
+    pub node: NodeName,
     /// Their TLS.
     pub tls: Arc<ServerConfig>,
     /// Where they get streams from.
     pub streams: Arc<Streams>,
     /// Owner of their connections: they end when it drains.
     pub tasks: Tasks,
+    /// By which their tickets are checked.
+    pub keys: watch::Receiver<Arc<ClusterKeys>>,
+    /// Whose pages may find out that this node is reached.
+    pub origins: Origins,
 }
 
 /// What stands behind the port.
@@ -212,10 +229,20 @@ impl Hall {
             let exempt = config.trusted_proxies.clone();
             Slots::new(count(most), count(per_source), exempt)
         };
+        let most = count(limits.tickets);
+        let own = Own {
+            streams: Arc::clone(&clients.streams),
+            origins: clients.origins,
+            tickets: Tickets::new(clients.node, clients.keys, SystemTime::now(), most),
+            passes: Passes::new(most),
+            refusals: Paced::new(1),
+        };
         let opener = AnyNode {
             streams: clients.streams,
             places: slots(limits.client_streams, limits.client_streams_per_source),
             tasks: clients.tasks.clone(),
+            own,
+            sends_on: config.redirect.then(|| config.url.clone()),
         };
         let sites = Sites::new([own_name(config)], None)?;
         let http = Arc::new(sallyport_edge::Limits::default());
@@ -237,6 +264,14 @@ impl Hall {
             front.serve(tls, client).await;
             drop(place);
         });
+    }
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clients")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
     }
 }
 

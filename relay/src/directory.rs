@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sallyport_wire::message::{Offer, Protocol};
+use sallyport_link::GatewayUrl;
+use sallyport_wire::message::{Advertise, Offer, Protocol};
 use sallyport_wire::{NodeName, PoolName, SessionId};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -31,6 +32,8 @@ pub struct Directory {
 #[derive(Debug)]
 struct Known {
     offers: BTreeMap<SessionId, Offer>,
+    /// Where clients reach them at the node itself.
+    direct_url: Option<GatewayUrl>,
     /// Since when it cannot be reached.
     lost: Option<Instant>,
     /// When it became known: of two that claim a session, the first has it.
@@ -52,8 +55,10 @@ impl Known {
 
 impl Directory {
     /// What a node says that it has, in place of what it said before. What is no session of its own is left out.
-    pub fn learn(&self, node: &NodeName, offers: Vec<Offer>, now: Instant) {
-        let offers: BTreeMap<SessionId, Offer> = offers
+    pub fn learn(&self, node: &NodeName, said: Advertise, now: Instant) {
+        let direct_url = said.direct_url.parse().ok();
+        let offers: BTreeMap<SessionId, Offer> = said
+            .home
             .into_iter()
             .take(MAX_OFFERS)
             .filter_map(|offer| checked(offer, node))
@@ -65,6 +70,7 @@ impl Directory {
         let news = before.is_none_or(|known| known.lost.is_some() || known.offers != offers);
         let known = Known {
             offers,
+            direct_url,
             lost: None,
             since,
         };
@@ -120,6 +126,16 @@ impl Directory {
         let nodes = self.lock();
         let (_, known) = home(&nodes, session, now)?;
         known.offers.get(session).cloned()
+    }
+
+    /// The URL at which clients reach a session at its own node, and that node; none while the session is down.
+    #[must_use]
+    pub fn direct_url(&self, session: &SessionId, now: Instant) -> Option<(NodeName, GatewayUrl)> {
+        let nodes = self.lock();
+        let (node, known) = home(&nodes, session, now)?;
+        let is_up = known.lost.is_none() && !known.offers.get(session)?.down;
+        let url = known.direct_url.clone().filter(|_| is_up)?;
+        Some((node.clone(), url))
     }
 
     /// Every session of another node, each once and with its node's name; down where the node is lost.
@@ -212,6 +228,13 @@ mod tests {
         }
     }
 
+    fn said(home: Vec<Offer>) -> Advertise {
+        Advertise {
+            home,
+            ..Advertise::default()
+        }
+    }
+
     fn home_of(directory: &Directory, id: &str, now: Instant) -> Option<String> {
         let home = directory.locate(&id.parse().expect("an id"), now);
         home.map(|node| node.to_string())
@@ -227,10 +250,10 @@ mod tests {
     async fn a_lost_node_keeps_its_sessions_and_they_are_down() {
         let (directory, now) = (Directory::default(), Instant::now());
         let mut changes = directory.changes();
-        directory.learn(&node("n2"), vec![offer("desk")], now);
+        directory.learn(&node("n2"), said(vec![offer("desk")]), now);
         assert!(changes.has_changed().expect("open"));
         changes.mark_unchanged();
-        directory.learn(&node("n2"), vec![offer("desk")], now);
+        directory.learn(&node("n2"), said(vec![offer("desk")]), now);
         assert!(!changes.has_changed().expect("open"), "the same again");
 
         directory.lost(&node("n2"), now);
@@ -248,8 +271,8 @@ mod tests {
     async fn a_session_that_two_nodes_claim_stays_with_the_first_until_it_was_lost_for_a_while() {
         let (directory, now) = (Directory::default(), Instant::now());
         let second = Duration::from_secs(1);
-        directory.learn(&node("n9"), vec![offer("desk")], now);
-        directory.learn(&node("n2"), vec![offer("desk")], now + second);
+        directory.learn(&node("n9"), said(vec![offer("desk")]), now);
+        directory.learn(&node("n2"), said(vec![offer("desk")]), now + second);
         directory.lost(&node("n9"), now + second);
 
         let held = now + HELD_FOR;
@@ -280,14 +303,14 @@ mod tests {
         };
         directory.learn(
             &node("n2"),
-            vec![offer("../x"), bad_pool, unknown, posing],
+            said(vec![offer("../x"), bad_pool, unknown, posing]),
             now,
         );
         let one = ("ok".to_owned(), "n2".to_owned(), false);
         assert_eq!(told(&directory, now), [one]);
 
         let many = (0..=MAX_OFFERS).map(|n| offer(&format!("s{n}"))).collect();
-        directory.learn(&node("n2"), many, now);
+        directory.learn(&node("n2"), said(many), now);
         assert_eq!(directory.offers(now).len(), MAX_OFFERS);
     }
 }

@@ -11,7 +11,7 @@ use sallyport_cluster::{Cluster, NotAKey, Progress};
 use sallyport_link::{ClusterKeys, PeerAddress};
 use sallyport_ops::{Ready, Tasks};
 use sallyport_wire::NodeName;
-use sallyport_wire::message::{Advertise, Offer};
+use sallyport_wire::message::Advertise;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -78,7 +78,7 @@ fn reach(describer: &Describer, addresses: &[String]) -> Reach {
         return Reach::default();
     }
     let sessions = describer.outfit.streams.sessions();
-    let offers = advertise::offers(sessions, Vec::new(), 0, false);
+    let offers = advertise::to_nodes(sessions, 0, false);
     Reach {
         addresses: addresses.to_vec(),
         offers: URL_SAFE_NO_PAD.encode(offers.encode_to_vec()),
@@ -113,13 +113,12 @@ pub async fn lead(observer: Observer, outfit: Arc<Outfit>, peers: Arc<Peers>) {
 }
 
 /// What a node says that it has; none if it has no port, or says it in another way than ours.
-fn offered(reach: &Reach) -> Option<Vec<Offer>> {
+fn offered(reach: &Reach) -> Option<Advertise> {
     if reach.addresses.is_empty() {
         return None;
     }
     let bytes = URL_SAFE_NO_PAD.decode(&reach.offers).ok()?;
-    let advertised = Advertise::decode(bytes.as_slice()).ok()?;
-    Some(advertised.home)
+    Advertise::decode(bytes.as_slice()).ok()
 }
 
 /// What the others are to hear of at once.

@@ -10,6 +10,7 @@ pub mod cluster_key;
 pub mod doctor;
 pub mod run;
 pub mod join;
+pub mod direct_url;
 pub mod direct;
 pub mod status;
 pub mod servers;

@@ -111,6 +111,7 @@ pub(crate) fn found(session: &SessionConfig) -> Found {
         keep_prefix: !session.strip_prefix,
         answer_within: (seconds > 0).then(|| Duration::from_secs(seconds)),
         anonymous: session.anonymous(),
+        elsewhere: None,
     }
 }
 

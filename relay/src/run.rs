@@ -13,8 +13,9 @@ use sallyport_cluster::{Cluster, ClusterStartError, Limits, NotAKey};
 use sallyport_link::identity::{IdentityError, next_generation};
 use sallyport_link::proxy::{ProxyRules, ProxyUrlError};
 use sallyport_link::{
-    Choice, Dialer, KeyFileError, Names, NamesError, NodeIdentity, Settings, backoff,
+    Choice, Dialer, GatewayUrl, KeyFileError, Names, NamesError, NodeIdentity, Settings, backoff,
 };
+use sallyport_node::GatewayLink;
 use sallyport_node::settings::SettingsError;
 use sallyport_ops::{
     Admin, ConfigError, Logging, Metrics, Ready, Signal, Signals, Tasks, logs, places, privileges,
@@ -28,7 +29,8 @@ use crate::certificates::{self, Served, TlsError};
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::debug::CATEGORIES;
-use crate::direct::{self, Behind, Clients, DirectError};
+use crate::direct::{self, Behind, Clients, DirectError, Origins};
+use crate::direct_url;
 use crate::gateways::{self, Files};
 use crate::global::Global;
 use crate::health;
@@ -191,7 +193,7 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
     let (sessions, mut served) = certificates::open(config.sessions.clone())?;
     let (front, certificate) = front_tls(config)?.unzip();
     served.extend(certificate);
-    let sessions = Arc::new(Sessions::new(sessions));
+    let sessions = Arc::new(Sessions::new(sessions).at(url_of_clients(config)));
     let node = config.node.clone();
     let streams = Streams::new(node, Arc::clone(&sessions), config.limits, &metrics);
     let state = state_dir(&config.path)?;
@@ -219,11 +221,20 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
     };
     let admin = Admin::new(metrics, ready);
     let admin = logs::routes(admin, (CATEGORIES, config.log), logging, &owners.background);
+    let origins = origins(&outfit, joined.as_ref());
     serve_admin(config, sources, admin, owners)?;
     info!(node = %outfit.person.node, id = %outfit.person.identity.id(), generation = outfit.person.generation, sessions = sessions.len(), "relay started");
     health::watch(&sessions, &config.limits, &owners.background);
     peers.start(&owners.all);
-    open_direct(config, peers, (front, &outfit.streams), owners)?;
+    let clients = front.map(|tls| Clients {
+        node: config.node.clone(),
+        tls,
+        streams: Arc::clone(&outfit.streams),
+        tasks: owners.tunnels.child(),
+        keys: peers.keys(),
+        origins,
+    });
+    open_direct(config, peers, clients, owners)?;
     let following = gateways::follow(files, Arc::clone(&outfit), owners.tunnels.clone());
     owners.background.spawn(info_span!("gateways"), following);
     Ok(Running {
@@ -290,20 +301,34 @@ pub fn front_tls(config: &Config) -> Result<Option<(Arc<ServerConfig>, Served)>,
         .transpose()
 }
 
+/// Where clients reach the sessions of this node without a gateway, if they may.
+fn url_of_clients(config: &Config) -> Option<GatewayUrl> {
+    let front = config.direct.as_ref()?.front.as_ref()?;
+    Some(front.url.clone())
+}
+
+/// The pages of this node's gateways, and of those of the other nodes as far as they are heard.
+fn origins(outfit: &Arc<Outfit>, joined: Option<&Joined>) -> Origins {
+    let (outfit, observer) = (
+        Arc::clone(outfit),
+        joined.map(|joined| joined.observer.clone()),
+    );
+    Arc::new(move |origin| {
+        let is_one = |links: &[GatewayLink]| links.iter().any(|link| link.url == origin);
+        let others = || observer.as_ref().map(Observer::others).unwrap_or_default();
+        is_one(&outfit.board.links()) || others().iter().any(|other| is_one(&other.server.gateways))
+    })
+}
+
 fn open_direct(
     config: &Config,
     peers: Arc<Peers>,
-    (front, streams): (Option<Arc<ServerConfig>>, &Arc<Streams>),
+    clients: Option<Clients>,
     owners: &Owners,
 ) -> Result<(), StartError> {
     let Some(port) = &config.direct else {
         return Ok(());
     };
-    let clients = front.map(|tls| Clients {
-        tls,
-        streams: Arc::clone(streams),
-        tasks: owners.tunnels.child(),
-    });
     let behind = Behind {
         peers,
         links: owners.all.child(),
@@ -429,6 +454,7 @@ fn serve_admin(
     let admin = describer.global.route(admin);
     let admin = servers::route(admin, sources.servers.clone());
     let admin = peers::routes(admin, &sources.peers);
+    let admin = direct_url::route(admin, &describer.outfit, sources.peers.keys());
     let admin = Arc::new(status::route(admin, sources));
     let path = places::admin_socket("relay", &config.path);
     let served = admin.serve_unix(&path, &owners.all);

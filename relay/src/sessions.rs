@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustls::ServerConfig;
+use sallyport_link::GatewayUrl;
 use sallyport_wire::{Code, SessionId};
 use tokio::sync::watch;
 
@@ -62,6 +63,7 @@ impl Session {
 #[derive(Debug)]
 pub struct Sessions {
     by_id: BTreeMap<SessionId, Arc<Session>>,
+    direct_url: Option<GatewayUrl>,
     draining: AtomicBool,
     changes: watch::Sender<u64>,
 }
@@ -74,9 +76,22 @@ impl Sessions {
         let by_id = sessions.into_iter().map(keyed).collect();
         Self {
             by_id,
+            direct_url: None,
             draining: AtomicBool::new(false),
             changes: watch::Sender::new(0),
         }
+    }
+
+    /// With the URL at which clients reach them at this node itself.
+    #[must_use]
+    pub fn at(self, direct_url: Option<GatewayUrl>) -> Self {
+        Self { direct_url, ..self }
+    }
+
+    /// The URL at which clients reach them at this node itself, if they do.
+    #[must_use]
+    pub const fn direct_url(&self) -> Option<&GatewayUrl> {
+        self.direct_url.as_ref()
     }
 
     /// Where a session is: here, or nowhere.

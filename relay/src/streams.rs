@@ -146,7 +146,7 @@ impl Streams {
             debug!("as many streams as there may be");
             return self.refuse(stream, Code::Limit).await;
         }
-        match self.admit(&head, source.hops) {
+        match self.admit(&head, source.hops, false) {
             Ok(Way::Probe) => {
                 let mut stream = stream;
                 stream.accept();
@@ -173,7 +173,7 @@ impl Streams {
     }
 
     /// Everything that is decided about a stream before anything is done for it.
-    fn admit(&self, head: &Head, hops: bool) -> Result<Way, Code> {
+    fn admit(&self, head: &Head, hops: bool, invited: bool) -> Result<Way, Code> {
         let request = Request::read(head).inspect_err(|code| debug!(%code, "a malformed head"))?;
         let span = Span::current();
         span.record("request", &request.request_id);
@@ -193,7 +193,7 @@ impl Streams {
         let session = session.inspect_err(
             |code| info!(node = %self.carrier.node(), %code, "no such session here"),
         )?;
-        let passage = access::decide(&session.config, &request).inspect_err(
+        let passage = access::decide(&session.config, &request, invited).inspect_err(
             |code| info!(node = %self.carrier.node(), %code, client = carry::client(&request), "stream not let in"),
         )?;
         session.count();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sallyport_edge::client::{ClientInfo, HttpVersion};
-use sallyport_edge::{Ask, Denial, Found, Front, Opener, Page, Sites, Way};
+use sallyport_edge::{Ask, Credential, Denial, Found, Front, Opener, Page, Sites, Way};
 use sallyport_link::TunnelStream;
 use sallyport_splice::{Abort as _, Entry};
 use sallyport_wire::message::Protocol;
@@ -138,7 +138,12 @@ struct Here {
 impl Opener for Here {
     type Stream = Outlet;
 
-    async fn find(&self, _cluster: &ClusterName, session: &SessionId) -> Result<Found, Denial> {
+    async fn find(
+        &self,
+        _cluster: &ClusterName,
+        session: &SessionId,
+        _credential: &Credential,
+    ) -> Result<Found, Denial> {
         let here = &self.admitted.session;
         if session != here.id() {
             return Err(Denial::new(

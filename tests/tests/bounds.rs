@@ -33,6 +33,10 @@ const STREAMS: &str = "relay/tests/streams.rs";
 const HEALTH: &str = "relay/src/health/tests.rs";
 
 const PORT: Test = (HOP, "the_port_holds_so_many_and_no_more");
+const TICKETS: Test = (
+    "tests/tests/direct_urls.rs",
+    "a_ticket_lets_in_to_one_session_at_its_own_node_once",
+);
 const CLIENTS: Test = (DIRECT, "connections_and_streams_of_clients_are_limited");
 const SILENT: Test = (
     STALLS,
@@ -404,6 +408,7 @@ const RELAY_LIMITS: &[(&str, Test)] = &[
     ("limits.peer_tunnels", PORT),
     ("limits.streams", CAPS),
     ("limits.streams_per_tunnel", CAPS),
+    ("limits.tickets", TICKETS),
     (
         "limits.tls_handshake",
         (STREAMS, "a_client_that_does_not_begin_tls_is_cut_off"),

@@ -22,7 +22,7 @@ use sallyport_relay::peers::{Peers, Trust};
 use sallyport_relay::sessions::{Session, Sessions};
 use sallyport_relay::streams::Streams;
 use sallyport_tests::Port;
-use sallyport_wire::message::{Client, Head, Kind, Offer};
+use sallyport_wire::message::{Advertise, Client, Head, Kind, Offer};
 use sallyport_wire::{Code, NodeName, Scope};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -271,9 +271,11 @@ async fn of_many_nodes_only_those_are_dialled_that_a_stream_wants() {
             id: format!("s{number}"),
             ..Offer::default()
         };
-        near.hop()
-            .directory()
-            .learn(node, vec![offer], Instant::now());
+        let said = Advertise {
+            home: vec![offer],
+            ..Advertise::default()
+        };
+        near.hop().directory().learn(node, said, Instant::now());
     }
 
     let found = nodes

@@ -29,15 +29,17 @@ pub struct FrontConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether trusted proxies send a PROXY header.
     pub proxy_protocol: bool,
+    /// Whether browsers are sent on to the node that has a session, where it has a URL of its own.
+    pub redirect: bool,
 }
 
 /// Checks the table; none where the port stays shut.
 pub(super) fn check(raw: RawDirect, faults: &mut Faults<'_>) -> Option<DirectConfig> {
-    let of_front = raw.proxy_protocol || !raw.trusted_proxies.is_empty();
+    let of_front = raw.proxy_protocol || raw.redirect || !raw.trusted_proxies.is_empty();
     let front = match (raw.url, raw.cert, raw.key) {
         (None, None, None) => {
             if of_front {
-                let text = "[direct] `trusted_proxies` and `proxy_protocol` are for clients, who need `url`, `cert` and `key` there";
+                let text = "[direct] `trusted_proxies`, `proxy_protocol` and `redirect` are for clients, who need `url`, `cert` and `key` there";
                 faults.whole(text.to_owned());
             }
             None
@@ -59,6 +61,7 @@ pub(super) fn check(raw: RawDirect, faults: &mut Faults<'_>) -> Option<DirectCon
                 },
                 trusted_proxies: raw.trusted_proxies,
                 proxy_protocol: raw.proxy_protocol,
+                redirect: raw.redirect,
             })
         }
         _ => {

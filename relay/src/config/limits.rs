@@ -89,6 +89,8 @@ limits! {
         client_streams = 8192 in 1..=1_000_000;
         /// Of these, streams for clients of one address, or of one /64 of IPv6.
         client_streams_per_source = 1024 in 1..=1_000_000;
+        /// Most tickets that are remembered as used, and most clients that came in by one.
+        tickets = 4096 in 1..=1_000_000;
         /// Most names of other nodes that are bound to a node key.
         peer_names = 4096 in 1..=65_536;
         /// Most peer tunnels that other nodes may hold to this one.

@@ -63,6 +63,7 @@ pub(super) struct RawDirect {
     pub(super) key: Option<PathBuf>,
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) proxy_protocol: bool,
+    pub(super) redirect: bool,
 }
 
 /// One `[[peer]]` table.

@@ -247,6 +247,7 @@ fn clients_come_in_with_a_url_and_a_certificate_or_not_at_all() {
             [listen, "proxy_protocol = true\n"].concat(),
             "are for clients",
         ),
+        ([listen, "redirect = true\n"].concat(), "are for clients"),
         (
             [listen, "trusted_proxies = [\"10.0.0.0/8\"]\n"].concat(),
             "are for clients",

@@ -3,11 +3,15 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use sallyport_edge::{Ask, Denial, Found, Opener, Page, Way};
+use bytes::Bytes;
+use http::Response;
+use sallyport_edge::{Ask, Credential, Denial, Found, Opener, OwnAsk, Page, Way};
+use sallyport_link::GatewayUrl;
 use sallyport_ops::{Slots, Tasks};
 use sallyport_wire::message::Head;
 use sallyport_wire::{ClusterName, Code, SessionId};
 
+use super::own::Own;
 use crate::outlet::{self, Outlet};
 use crate::streams::Streams;
 
@@ -19,13 +23,41 @@ pub(super) struct AnyNode {
     pub(super) places: Slots,
     /// Owner of what runs for a stream.
     pub(super) tasks: Tasks,
+    /// What the port has of its own.
+    pub(super) own: Own,
+    /// The own URL, where browsers are sent on to the nodes that have the sessions.
+    pub(super) sends_on: Option<GatewayUrl>,
+}
+
+impl AnyNode {
+    /// Whether a client that shows `credential` came in by a ticket for `session`.
+    fn is_invited(&self, credential: &str, session: &SessionId) -> bool {
+        !credential.is_empty() && self.own.passes.lets_in(credential, session)
+    }
+
+    /// Where a browser is sent on to. Nodes behind one common name have one URL: they pass the stream on instead.
+    fn elsewhere(&self, session: &SessionId) -> Option<String> {
+        let own = self.sends_on.as_ref()?;
+        let url = self.streams.direct_url(session)?;
+        (url != *own).then(|| url.to_string())
+    }
 }
 
 impl Opener for AnyNode {
     type Stream = Outlet;
 
-    async fn find(&self, _cluster: &ClusterName, session: &SessionId) -> Result<Found, Denial> {
-        self.streams.find(session)
+    async fn find(
+        &self,
+        _cluster: &ClusterName,
+        session: &SessionId,
+        credential: &Credential,
+    ) -> Result<Found, Denial> {
+        let invited = self.is_invited(credential.expose(), session);
+        let found = self.streams.find(session, invited)?;
+        Ok(Found {
+            elsewhere: self.elsewhere(session),
+            ..found
+        })
     }
 
     async fn open(&self, ask: &Ask) -> Result<Outlet, Denial> {
@@ -35,6 +67,7 @@ impl Opener for AnyNode {
             let cause = format!("{full} (limits.client_streams, for {source})");
             Denial::new(Code::Limit, cause)
         })?;
+        let invited = self.is_invited(&ask.credential, &ask.found.session);
         let head = Head {
             kind: ask.kind.into(),
             target: ask.found.session.to_string(),
@@ -45,7 +78,7 @@ impl Opener for AnyNode {
             resume: None,
             port: 0,
         };
-        let opened = Box::pin(self.streams.open(head, &self.tasks)).await;
+        let opened = Box::pin(self.streams.open(head, invited, &self.tasks)).await;
         opened.map(|stream| stream.in_place(place))
     }
 
@@ -59,5 +92,9 @@ impl Opener for AnyNode {
 
     fn root(&self, _cluster: &ClusterName, _accept_json: bool) -> Page {
         outlet::no_page()
+    }
+
+    fn own(&self, asked: &OwnAsk<'_>) -> Option<Response<Bytes>> {
+        self.own.answer(asked)
     }
 }

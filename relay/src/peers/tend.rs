@@ -244,7 +244,7 @@ impl Tender {
                 self.peers.hop().leads(&self.node, self.tunnel.clone());
             }
             let directory = self.peers.hop().directory();
-            directory.learn(&self.node, said.home, Instant::now());
+            directory.learn(&self.node, said, Instant::now());
         }
         answer
     }
@@ -292,7 +292,7 @@ impl Tender {
     async fn advertise(&mut self) {
         self.revision = self.revision.saturating_add(1);
         let sessions = self.peers.outfit.streams.sessions();
-        let offers = advertise::offers(sessions, Vec::new(), self.revision, self.leaves);
+        let offers = advertise::to_nodes(sessions, self.revision, self.leaves);
         send(&self.tunnel, ControlKind::Advertise(offers)).await;
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sallyport_edge::{Denial, Found, Way};
+use sallyport_link::GatewayUrl;
 use sallyport_ops::Tasks;
 use sallyport_wire::message::{Head, Offer, Protocol};
 use sallyport_wire::{ClusterName, Code, NodeName, SessionId};
@@ -13,6 +14,7 @@ use tracing::debug;
 use super::{Streams, Way as Leads};
 use crate::access::{self, Passage};
 use crate::carry::Admitted;
+use crate::config::SessionConfig;
 use crate::head::Request;
 use crate::outlet::{self, Outlet};
 use crate::sessions::Session;
@@ -27,13 +29,14 @@ const RETRY_DOWN: Duration = Duration::from_secs(5);
 const RETRY_LATER: Duration = Duration::from_secs(2);
 
 impl Streams {
-    /// How to treat a session, of this node or of another one, that HTTP reaches and that is public.
+    /// How to treat a session, of this node or of another one, that HTTP reaches and that is public; a session of this node
+    /// may also be one that the client was `invited` to.
     ///
     /// # Errors
     /// The same [`Denial`] for every other session as for one that nobody has.
-    pub(crate) fn find(&self, id: &SessionId) -> Result<Found, Denial> {
+    pub(crate) fn find(&self, id: &SessionId, invited: bool) -> Result<Found, Denial> {
         let found = match self.sessions.locate(id) {
-            Ok(session) => access::is_open_to_http(&session.config)
+            Ok(session) => may_come(&session.config, invited)
                 .then(|| outlet::found(&session.config))
                 .ok_or("it is not public, or HTTP does not reach it"),
             Err(_unknown) => self
@@ -46,12 +49,32 @@ impl Streams {
         found.map_err(|cause| self.unknown(id, cause))
     }
 
-    /// Opens a stream for a client; what runs for it belongs to `tasks`.
+    /// The URL at which clients reach a session of another node there.
+    pub(crate) fn direct_url(&self, id: &SessionId) -> Option<GatewayUrl> {
+        if self.sessions.locate(id).is_ok() {
+            return None;
+        }
+        let found = self.hop.directory().direct_url(id, Instant::now());
+        found.map(|(_node, url)| url)
+    }
+
+    /// Whether a session is one of this node that somebody may be invited to.
+    pub(crate) fn may_invite(&self, id: &SessionId) -> bool {
+        let session = self.sessions.locate(id);
+        session.is_ok_and(|session| access::is_reached_by_http(&session.config))
+    }
+
+    /// Opens a stream for a client, who may have been `invited` to the session; what runs for it belongs to `tasks`.
     ///
     /// # Errors
     /// As [`Streams::find`], and where the session is not reached.
-    pub(crate) async fn open(&self, head: Head, tasks: &Tasks) -> Result<Outlet, Denial> {
-        match self.admit(&head, true) {
+    pub(crate) async fn open(
+        &self,
+        head: Head,
+        invited: bool,
+        tasks: &Tasks,
+    ) -> Result<Outlet, Denial> {
+        match self.admit(&head, true, invited) {
             Ok(Leads::Here(request, session, passage)) => {
                 self.open_here(request, session, passage, tasks).await
             }
@@ -151,6 +174,10 @@ impl Streams {
     }
 }
 
+fn may_come(session: &SessionConfig, invited: bool) -> bool {
+    access::is_open_to_http(session) || (invited && access::is_reached_by_http(session))
+}
+
 fn retry_after(code: Code) -> Option<Duration> {
     if code == Code::SessionDown {
         return Some(RETRY_DOWN);
@@ -173,5 +200,6 @@ fn found_there(id: &SessionId, offer: &Offer) -> Result<Found, &'static str> {
         keep_prefix: offer.keep_prefix,
         answer_within: (seconds > 0).then(|| Duration::from_secs(seconds)),
         anonymous: true,
+        elsewhere: None,
     })
 }

@@ -26,7 +26,7 @@ use crate::client_body::{ClientBody, Grace};
 use crate::download::{Answer, Passing};
 use crate::gate::{Exchange, Handle};
 use crate::lease::Lease;
-use crate::opener::{Ask, Found, Opener};
+use crate::opener::{Ask, Found, Opener, OwnAsk};
 use crate::reply::{self, Failure, Format};
 use crate::request::{Canonical, Framing};
 use crate::route::{self, Route, Sites};
@@ -93,6 +93,22 @@ struct Routed {
     found: Found,
     head: Parts,
     prefix: Option<String>,
+}
+
+impl Routed {
+    /// Where a browser is sent that opens the session as a page of its own. What a page loads, sends or embeds stays, since
+    /// it belongs to the page's origin.
+    fn elsewhere(&self) -> Option<String> {
+        let base = self.found.elsewhere.as_ref()?;
+        let is = |field: &str, word: &str| {
+            let value = self.request.headers.get(field);
+            value.is_some_and(|value| value == word)
+        };
+        let reads = matches!(self.request.method, Method::GET | Method::HEAD);
+        let opens = is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document");
+        let moves = reads && opens && self.request.websocket.is_none() && self.prefix.is_some();
+        moves.then(|| format!("{base}{}", self.request.path.target()))
+    }
 }
 
 impl<O: Opener> Context<O> {
@@ -165,6 +181,7 @@ impl<O: Opener> Context<O> {
             .inspect_err(|_refused| record.asked_for(&head))?;
         let (session, prefix) = match route {
             Route::Root => return self.root(&cluster, &head).map(Outcome::Own),
+            Route::Own(path) => return self.own(&canonical, &path).map(Outcome::Own),
             Route::Slash(location) => return Ok(Outcome::Own(reply::redirect(&location))),
             Route::Session {
                 session,
@@ -176,6 +193,9 @@ impl<O: Opener> Context<O> {
         let routed = self
             .routed(canonical, (&cluster, &session), prefix, record)
             .await?;
+        if let Some(location) = routed.elsewhere() {
+            return Ok(Outcome::Own(reply::elsewhere(&location)));
+        }
         match (&routed.request.websocket, upgrade) {
             (Some(_), Some(upgrade)) => {
                 // Rare and large: it has a place of its own, so that no other request has to make room for it.
@@ -208,6 +228,19 @@ impl<O: Opener> Context<O> {
         Ok(reply::page(self.opener.root(cluster, json)))
     }
 
+    fn own(&self, request: &Canonical, path: &str) -> Result<Response<Bytes>, Failure> {
+        let asked = OwnAsk {
+            method: &request.method,
+            path,
+            headers: &request.headers,
+            credential: &request.credential,
+        };
+        let nothing = || Failure::new(Code::UnknownSession, "nothing of ours has that path");
+        let mut answer = self.opener.own(&asked).ok_or_else(nothing)?;
+        reply::guard(answer.headers_mut());
+        Ok(answer)
+    }
+
     /// Finds the session and writes the head that it will see.
     async fn routed(
         &self,
@@ -216,7 +249,10 @@ impl<O: Opener> Context<O> {
         prefix: Option<String>,
         record: &Record,
     ) -> Result<Routed, Failure> {
-        let found = self.opener.find(cluster, session).await?;
+        let found = self
+            .opener
+            .find(cluster, session, &request.credential)
+            .await?;
         match found.protocol {
             Protocol::Http | Protocol::H2c | Protocol::Vnc => {}
             Protocol::Tcp | Protocol::Tls | Protocol::Udp => {

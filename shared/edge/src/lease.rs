@@ -242,6 +242,7 @@ mod tests {
             keep_prefix: false,
             answer_within: None,
             anonymous: true,
+            elsewhere: None,
         };
         Key::of(&Ask {
             found,

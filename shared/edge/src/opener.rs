@@ -5,9 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response};
 use sallyport_splice::Duplex;
 use sallyport_wire::message::{Client, Kind, Protocol};
 use sallyport_wire::{ClusterName, Code, NodeName, SessionId};
+
+use crate::credential::Credential;
 
 /// Finds sessions and opens streams to them.
 pub trait Opener: Send + Sync + 'static {
@@ -15,7 +19,8 @@ pub trait Opener: Send + Sync + 'static {
     /// with that connection. A read that fails with [`sallyport_wire::Refusal`] tells the client why.
     type Stream: Duplex + 'static;
 
-    /// Where a session of a cluster is. It may wait a moment for a session that is likely to come.
+    /// Where a session of a cluster is, for who shows `credential`, which is empty for none. It may wait a moment for a
+    /// session that is likely to come.
     ///
     /// # Errors
     /// [`Denial`] if there is no such session, or none that HTTP can reach.
@@ -23,6 +28,7 @@ pub trait Opener: Send + Sync + 'static {
         &self,
         cluster: &ClusterName,
         session: &SessionId,
+        credential: &Credential,
     ) -> impl Future<Output = Result<Found, Denial>> + Send;
 
     /// Opens a stream. It may return before the session has answered: a refusal then comes out of the first read.
@@ -39,6 +45,25 @@ pub trait Opener: Send + Sync + 'static {
 
     /// The page at `/` of a cluster's own name.
     fn root(&self, cluster: &ClusterName, accept_json: bool) -> Page;
+
+    /// What stands under `/.sallyport/` of an own name; by default nothing, as under every other unknown path.
+    fn own(&self, asked: &OwnAsk<'_>) -> Option<Response<Bytes>> {
+        let _nothing_is_there = asked;
+        None
+    }
+}
+
+/// A request for something of the front's host itself, under `/.sallyport/`.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnAsk<'r> {
+    /// Its method.
+    pub method: &'r Method,
+    /// What stands behind `/.sallyport/` in its path.
+    pub path: &'r str,
+    /// Its header fields, without credentials.
+    pub headers: &'r HeaderMap,
+    /// The client's login cookie or bearer token.
+    pub credential: &'r Credential,
 }
 
 /// What a request is for.
@@ -73,6 +98,9 @@ pub struct Found {
     pub answer_within: Option<Duration>,
     /// Whether clients without identity are let in.
     pub anonymous: bool,
+    /// The URL of a front to which browsers are sent that open the session as a page, without a slash at its end; none
+    /// where this front serves them like everybody else.
+    pub elsewhere: Option<String>,
 }
 
 /// The way that a stream takes to its session.
@@ -158,5 +186,5 @@ pub struct Page {
     /// Media type of the body.
     pub content_type: &'static str,
     /// The body.
-    pub body: bytes::Bytes,
+    pub body: Bytes,
 }

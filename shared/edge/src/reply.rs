@@ -233,15 +233,31 @@ pub(crate) fn redirect(location: &str) -> Response<Bytes> {
     response
 }
 
+/// Sends a browser to `location` this time (RFC 9110 §15.4.8): what it keeps is the address that it asked for.
+pub(crate) fn elsewhere(location: &str) -> Response<Bytes> {
+    let mut response = plain(
+        StatusCode::TEMPORARY_REDIRECT,
+        "text/plain; charset=utf-8",
+        Bytes::new(),
+    );
+    set(response.headers_mut(), LOCATION, location);
+    response
+}
+
+/// What every answer of the front itself says.
+pub(crate) fn guard(headers: &mut HeaderMap) {
+    set(headers, CACHE_CONTROL, "no-store");
+    set(headers, X_CONTENT_TYPE_OPTIONS, "nosniff");
+    set(headers, REFERRER_POLICY, "no-referrer");
+    set(headers, CONTENT_SECURITY_POLICY, &POLICY);
+}
+
 fn plain(status: StatusCode, media: &'static str, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     set(headers, CONTENT_TYPE, media);
-    set(headers, CACHE_CONTROL, "no-store");
-    set(headers, X_CONTENT_TYPE_OPTIONS, "nosniff");
-    set(headers, REFERRER_POLICY, "no-referrer");
-    set(headers, CONTENT_SECURITY_POLICY, &POLICY);
+    guard(headers);
     response
 }
 

@@ -11,6 +11,9 @@ use crate::path::{Path, PathError};
 /// Where sessions are in path mode.
 const SESSIONS: &str = "/s/";
 
+/// Where the front's host has something of its own.
+const OWN: &str = "/.sallyport/";
+
 /// The names that this front answers to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sites {
@@ -31,6 +34,8 @@ struct Site {
 pub enum Route {
     /// `/` of an own name.
     Root,
+    /// What stands behind `/.sallyport/` of an own name.
+    Own(String),
     /// A session's path without the slash at its end: the client is sent to this relative reference.
     Slash(String),
     /// A session.
@@ -171,6 +176,9 @@ fn host_mode(session: SessionId) -> Route {
 fn own_site(path: &Path) -> Result<Route, RouteError> {
     if path.path() == "/" {
         return Ok(Route::Root);
+    }
+    if let Some(rest) = path.path().strip_prefix(OWN) {
+        return Ok(Route::Own(rest.to_owned()));
     }
     let Some(rest) = path.path().strip_prefix(SESSIONS) else {
         let first = path.path().split('/').nth(1).unwrap_or_default();

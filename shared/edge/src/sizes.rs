@@ -9,6 +9,7 @@ use sallyport_ops::Accepted;
 use sallyport_wire::{ClusterName, Code, SessionId};
 use tokio::io::DuplexStream;
 
+use crate::credential::Credential;
 use crate::exchange::Context;
 use crate::opener::{Ask, Denial, Found, Opener, Page, Way};
 use crate::{ClientInfo, Front, Rules, establish};
@@ -20,7 +21,12 @@ struct Nobody;
 impl Opener for Nobody {
     type Stream = DuplexStream;
 
-    async fn find(&self, _cluster: &ClusterName, _session: &SessionId) -> Result<Found, Denial> {
+    async fn find(
+        &self,
+        _cluster: &ClusterName,
+        _session: &SessionId,
+        _credential: &Credential,
+    ) -> Result<Found, Denial> {
         std::future::pending().await
     }
 

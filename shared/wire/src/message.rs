@@ -191,6 +191,9 @@ pub struct Advertise {
     /// Whether the node takes nothing new; its sessions go on.
     #[prost(bool, tag = "4")]
     pub draining: bool,
+    /// To other nodes: the URL of the node's own port for clients; empty for none.
+    #[prost(string, tag = "5")]
+    pub direct_url: String,
 }
 
 /// One session as its relay offers it.

@@ -86,8 +86,9 @@ prop_compose! {
     fn advertise()(
         (revision, draining) in any::<(u64, bool)>(),
         (home, via) in (vec(offer(), 0..5), vec(offer(), 0..5)),
+        direct_url in text(),
     ) -> Advertise {
-        Advertise { revision, home, via, draining }
+        Advertise { revision, home, via, draining, direct_url }
     }
 }
 

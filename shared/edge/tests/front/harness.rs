@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use sallyport_edge::client::HttpVersion;
-use sallyport_edge::{Ask, ClientInfo, Denial, Found, Front, Limits, Opener, Page, Sites, Way};
+use sallyport_edge::{
+    Ask, ClientInfo, Credential, Denial, Found, Front, Limits, Opener, Page, Sites, Way,
+};
 use sallyport_ops::Tasks;
 use sallyport_splice::{Abort, Duplex};
 use sallyport_wire::message::Protocol;
@@ -63,6 +65,7 @@ impl Host {
             keep_prefix: false,
             answer_within: None,
             anonymous: true,
+            elsewhere: None,
         };
         change(&mut found);
         self.state()
@@ -86,7 +89,12 @@ impl Host {
 impl Opener for Host {
     type Stream = Box<dyn Duplex>;
 
-    async fn find(&self, _cluster: &ClusterName, session: &SessionId) -> Result<Found, Denial> {
+    async fn find(
+        &self,
+        _cluster: &ClusterName,
+        session: &SessionId,
+        _credential: &Credential,
+    ) -> Result<Found, Denial> {
         match session.as_str() {
             "down" => Err(Denial {
                 session: Some(session.clone()),
