@@ -294,7 +294,7 @@ impl Global {
 fn refusal(error: &EpochError) -> AdminError {
     let status = match error {
         EpochError::Bundle(_) => StatusCode::BAD_REQUEST,
-        EpochError::NoEpoch { .. } => StatusCode::NOT_FOUND,
+        EpochError::NoEpoch { .. } | EpochError::NoObject { .. } => StatusCode::NOT_FOUND,
         EpochError::Changed => StatusCode::CONFLICT,
         EpochError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         EpochError::NoKey

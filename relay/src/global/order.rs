@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use sallyport_cluster::global::{Bundle, EpochError, Epochs, Outcome};
+use sallyport_cluster::global::{Bundle, EpochError, Epochs, Outcome, Put};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -21,6 +21,18 @@ pub enum Order {
         /// Whether only to say what would change.
         dry_run: bool,
     },
+    /// A new epoch in which one object is otherwise.
+    Put {
+        /// The object.
+        put: Put,
+        /// Whether only to say what would change.
+        dry_run: bool,
+    },
+    /// What an epoch that is kept says.
+    At {
+        /// Its number.
+        epoch: u64,
+    },
     /// The epochs that are kept.
     History,
     /// A new epoch that says what an earlier one said.
@@ -38,6 +50,16 @@ impl fmt::Display for Order {
             Self::Export => f.write_str("export"),
             Self::Import { dry_run: true, .. } => f.write_str("import, looked at"),
             Self::Import { dry_run: false, .. } => f.write_str("import"),
+            Self::Put { put, dry_run } => {
+                let done = if put.object.is_some() {
+                    "put"
+                } else {
+                    "remove"
+                };
+                let looked = if *dry_run { ", looked at" } else { "" };
+                write!(f, "{done} {}/{}{looked}", put.kind, put.name)
+            }
+            Self::At { epoch } => write!(f, "export of {epoch}"),
             Self::History => f.write_str("history"),
             Self::Rollback { epoch, .. } => write!(f, "rollback to {epoch}"),
         }
@@ -62,6 +84,11 @@ pub async fn perform(order: Order, epochs: &Epochs) -> Result<Value, EpochError>
         Order::Import { bundle, dry_run } => {
             let bundle = Bundle::from_value(bundle)?;
             Ok(shown(&epochs.import(&bundle, dry_run).await?))
+        }
+        Order::Put { put, dry_run } => Ok(shown(&epochs.put(&put, dry_run).await?)),
+        Order::At { epoch } => {
+            let bundle = Bundle::empty().with(&epochs.at(epoch).await?);
+            Ok(json!({ "epoch": epoch, "bundle": bundle.to_value() }))
         }
         Order::History => history(epochs).await,
         Order::Rollback { epoch, dry_run } => Ok(shown(&epochs.rollback(epoch, dry_run).await?)),

@@ -250,6 +250,41 @@ impl Bundle {
         differences
     }
 
+    /// What is wrong between the objects of a bundle that speaks of every kind: scripts of chains that are not there.
+    ///
+    /// # Errors
+    /// [`BundleError::Faults`].
+    pub(super) fn check_whole(&self) -> Result<(), BundleError> {
+        let mut faults = Faults::default();
+        for (chain, object) in self.objects(kinds::CHAINS) {
+            let is_there = |name: &&str| {
+                kinds::PREDEFINED.contains(name) || self.object(kinds::SCRIPTS, name).is_some()
+            };
+            for name in kinds::chained(object).filter(|name| !is_there(name)) {
+                let field = Some(kinds::SCRIPTS.to_owned());
+                let text = format!("there is no script `{}`", shown(name));
+                faults.add(kinds::CHAINS, chain, field, text);
+            }
+        }
+        if faults.0.is_empty() {
+            return Ok(());
+        }
+        faults.0.truncate(MOST_FAULTS);
+        Err(BundleError::Faults(faults))
+    }
+
+    /// This one, with the object of a kind as it is given, or without it. The object is not checked.
+    #[must_use]
+    pub fn with_object(&self, kind: &str, name: &str, object: Option<Object>) -> Self {
+        let mut all = self.0.clone();
+        let objects = all.entry(kind.to_owned()).or_default();
+        match object {
+            Some(object) => drop(objects.insert(name.to_owned(), object)),
+            None => drop(objects.remove(name)),
+        }
+        Self(all)
+    }
+
     /// How many epochs are kept.
     pub(super) fn kept(&self) -> usize {
         const DEFAULT: usize = 10;

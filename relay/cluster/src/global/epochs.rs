@@ -7,9 +7,10 @@ use std::time::SystemTime;
 
 use aws_lc_rs::{digest, rand};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tracing::debug;
 
-use super::bundle::{Bundle, BundleError, Change, Difference};
+use super::bundle::{Bundle, BundleError, Change, Difference, Object};
 use super::pointer::{self, Content, Record};
 use crate::error::ClusterError;
 use crate::key::{Key, NotAKey, Prefix};
@@ -64,6 +65,19 @@ pub struct Outcome {
     pub differences: Vec<Difference>,
 }
 
+/// One object as it is to be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Put {
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// What it is to say; none if it is to go.
+    #[serde(default)]
+    pub object: Option<Object>,
+}
+
 /// Why the configuration cannot be read or changed. Its text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum EpochError {
@@ -112,6 +126,14 @@ pub enum EpochError {
         /// Those that are kept.
         there: String,
     },
+    /// There is no such object to take away.
+    #[error("there is no {name} among the {kind}")]
+    NoObject {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
     /// Objects.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -137,6 +159,21 @@ impl Base {
         let known = self.records.iter().map(|record| record.epoch).max();
         let now = self.now.as_ref().map_or(0, |now| now.epoch);
         now.max(known.unwrap_or(0))
+    }
+
+    fn record(&self, epoch: u64) -> Result<&Record, EpochError> {
+        let found = self.records.iter().find(|record| record.epoch == epoch);
+        found.ok_or_else(|| {
+            let there: Vec<_> = self
+                .records
+                .iter()
+                .map(|record| record.epoch.to_string())
+                .collect();
+            EpochError::NoEpoch {
+                epoch,
+                there: there.join(", "),
+            }
+        })
     }
 
     fn bundle(&self) -> Bundle {
@@ -221,16 +258,52 @@ impl Epochs {
         if base.now.is_none() && !incoming.is_of_all_kinds() {
             base.fault.take().map_or(Ok(()), Err)?;
         }
+        self.advance(&base, incoming, dry_run).await
+    }
+
+    /// Makes a new epoch in which one object is as given, or is not there any more, and all else as it is.
+    ///
+    /// # Errors
+    /// As [`import`](Self::import); [`EpochError::NoObject`] if one is to go that is not there.
+    pub async fn put(&self, put: &Put, dry_run: bool) -> Result<Outcome, EpochError> {
+        let mut base = self.base().await?;
+        if base.now.is_none() {
+            base.fault.take().map_or(Ok(()), Err)?;
+        }
+        let (kind, name) = (&put.kind, &put.name);
         let old = base.bundle();
+        if put.object.is_none() && old.object(kind, name).is_none() {
+            let (kind, name) = (kind.clone(), name.clone());
+            return Err(EpochError::NoObject { kind, name });
+        }
+        let new = old.with_object(kind, name, put.object.clone());
+        // checked as if somebody had imported it
+        let incoming = Bundle::from_value(new.only(kind)?.to_value())?;
+        let mut outcome = self.advance(&base, &incoming, dry_run).await?;
+        outcome
+            .differences
+            .retain(|difference| difference.name == *name);
+        Ok(outcome)
+    }
+
+    /// The next epoch: the kinds that `incoming` speaks of, and all others as they are.
+    async fn advance(
+        &self,
+        base: &Base,
+        incoming: &Bundle,
+        dry_run: bool,
+    ) -> Result<Outcome, EpochError> {
+        let old = base.bundle();
+        let new = old.with(incoming);
+        new.check_whole()?;
         let differences = old.differences(incoming);
         let is_same = |difference: &Difference| difference.change == Change::Same;
         let nothing_to_do = base.fault.is_none() && differences.iter().all(is_same);
         let mut epoch = base.epoch();
         let applied = !dry_run && !nothing_to_do;
         if applied {
-            let new = old.with(incoming);
             let content = self.write(&new, base.revision).await?;
-            let pointed = self.point(&base, &new, content.clone(), None).await;
+            let pointed = self.point(base, &new, content.clone(), None).await;
             if let Err(EpochError::Changed) = &pointed {
                 self.discard(&content).await;
             }
@@ -243,23 +316,23 @@ impl Epochs {
         })
     }
 
+    /// What an epoch that is kept says.
+    ///
+    /// # Errors
+    /// [`EpochError`].
+    pub async fn at(&self, epoch: u64) -> Result<Bundle, EpochError> {
+        let base = self.base().await?;
+        let record = base.record(epoch)?;
+        self.content(record).await
+    }
+
     /// Makes a new epoch that says what the epoch `to` said.
     ///
     /// # Errors
     /// As [`import`](Self::import); [`EpochError::NoEpoch`].
     pub async fn rollback(&self, to: u64, dry_run: bool) -> Result<Outcome, EpochError> {
         let base = self.base().await?;
-        let Some(record) = base.records.iter().find(|record| record.epoch == to) else {
-            let there: Vec<_> = base
-                .records
-                .iter()
-                .map(|record| record.epoch.to_string())
-                .collect();
-            return Err(EpochError::NoEpoch {
-                epoch: to,
-                there: there.join(", "),
-            });
-        };
+        let record = base.record(to)?;
         let old = self.content(record).await?;
         let differences = base.bundle().differences(&Bundle::empty().with(&old));
         let mut epoch = base.epoch();
@@ -318,6 +391,7 @@ impl Epochs {
             | EpochError::NoKey
             | EpochError::Changed
             | EpochError::NoEpoch { .. }
+            | EpochError::NoObject { .. }
             | EpochError::Bundle(_)
             | EpochError::Key(_) => false,
         };

@@ -22,7 +22,41 @@ const KEEP: RangeInclusive<u64> = 2..=100;
 pub(super) const HISTORY: (&str, &str) = ("history", "keep");
 
 /// The kind whose objects are settings of the cluster.
-pub(super) const SETTINGS: &str = "settings";
+pub const SETTINGS: &str = "settings";
+
+/// The settings of placement, and their field.
+pub const PLACEMENT: (&str, &str) = ("placement", "on_script_failure");
+
+/// What [`PLACEMENT`] may say: the user hears of it, or what is built in decides.
+pub const ON_SCRIPT_FAILURE: [&str; 2] = ["error", "builtin"];
+
+/// The kind of load-balancing functions and programs.
+pub const SCRIPTS: &str = "scripts";
+
+/// The kind of their chains: one for each of [`CHAIN_NAMES`].
+pub const CHAINS: &str = "chains";
+
+/// What a chain decides about.
+pub const CHAIN_NAMES: [&str; 2] = ["login", "start"];
+
+/// Functions that every node brings along, in the order in which they are listed. No script may have such a name.
+pub const PREDEFINED: [&str; 12] = [
+    "user-selection",
+    "find-logged-in",
+    "users-logged-in-server",
+    "filter-not-logged-in",
+    "filter-vnode",
+    "needs-gpu",
+    "use-gpu-system",
+    "get-gpu",
+    "most-free-memory",
+    "fewest-sessions",
+    "local-server",
+    "random-server",
+];
+
+/// Most scripts of a chain.
+pub const MOST_IN_CHAIN: usize = 64;
 
 /// A kind of objects.
 struct Kind {
@@ -35,9 +69,19 @@ struct Kind {
 /// All of them. What is not here is refused by name.
 const KINDS: &[Kind] = &[
     Kind {
+        name: CHAINS,
+        most: CHAIN_NAMES.len(),
+        check: chain,
+    },
+    Kind {
         name: "metrics",
         most: 64,
         check: metric,
+    },
+    Kind {
+        name: SCRIPTS,
+        most: 128,
+        check: script,
     },
     Kind {
         name: SETTINGS,
@@ -93,6 +137,20 @@ fn metric(fields: &mut Fields<'_>) {
         fields.wrong.push((None, text));
     }
     fields.flag("enabled");
+    code(fields);
+}
+
+/// A function that chooses among servers, or a program that does.
+fn script(fields: &mut Fields<'_>) {
+    if PREDEFINED.contains(&fields.name) {
+        let text = "this name is that of a predefined script".to_owned();
+        fields.wrong.push((None, text));
+    }
+    code(fields);
+}
+
+/// A JavaScript function, or a program.
+fn code(fields: &mut Fields<'_>) {
     match fields.one_of("kind", &["javascript", "executable"]) {
         Some("javascript") => drop(fields.text("source", MAX_SOURCE)),
         Some("executable") => fields.path("path"),
@@ -101,12 +159,44 @@ fn metric(fields: &mut Fields<'_>) {
     }
 }
 
+/// Scripts one after the other. Whether there are such is for the bundle to say.
+fn chain(fields: &mut Fields<'_>) {
+    if !CHAIN_NAMES.contains(&fields.name) {
+        let text = format!(
+            "there is no such chain; there are: {}",
+            CHAIN_NAMES.join(", ")
+        );
+        fields.wrong.push((None, text));
+    }
+    let is_list = |value: &Value| {
+        let names = value.as_array();
+        names.is_some_and(|names| {
+            (1..=MOST_IN_CHAIN).contains(&names.len()) && names.iter().all(Value::is_string)
+        })
+    };
+    if fields.get(SCRIPTS).is_some_and(|value| !is_list(value)) {
+        let text = format!("it is no list of 1 to {MOST_IN_CHAIN} names of scripts");
+        fields.complain(SCRIPTS, &text);
+    }
+}
+
+/// The names of a chain's scripts.
+pub fn chained(chain: &Object) -> impl Iterator<Item = &str> {
+    let names = chain.get(SCRIPTS).and_then(Value::as_array);
+    names.into_iter().flatten().filter_map(Value::as_str)
+}
+
 /// What holds for the cluster as a whole, each under a name of its own.
 fn setting(fields: &mut Fields<'_>) {
     if fields.name == HISTORY.0 {
         return fields.number(HISTORY.1, KEEP);
     }
-    let text = format!("there is no such setting; there is `{}`", HISTORY.0);
+    if fields.name == PLACEMENT.0 {
+        fields.one_of(PLACEMENT.1, &ON_SCRIPT_FAILURE);
+        return;
+    }
+    let there = [HISTORY.0, PLACEMENT.0].join(", ");
+    let text = format!("there is no such setting; there are: {there}");
     fields.wrong.push((None, text));
     fields
         .known

@@ -51,10 +51,63 @@ fn every_fault_is_named_with_kind_name_and_field() {
             "metrics/e.js: the name of a metric has no dot",
             "metrics/f: it is no object",
             "metrics/g: `source`: it is no text of 1 to 65536 bytes",
-            "roles: there is no such kind; there are: metrics, settings",
-            "settings/colour: there is no such setting; there is `history`",
+            "roles: there is no such kind; there are: chains, metrics, scripts, settings",
+            "settings/colour: there is no such setting; there are: history, placement",
             "settings/history: `keep`: it is no number from 2 to 100",
         ]
+    );
+}
+
+#[test]
+fn scripts_and_chains_are_checked() {
+    let objects = json!({
+        "chains": {
+            "login": { "scripts": [] },
+            "lunch": { "scripts": ["random-server"] },
+            "start": { "scripts": "random-server", "of": 1 },
+        },
+        "scripts": {
+            "get-gpu": { "kind": "javascript", "source": "() => 0" },
+            "licence": { "kind": "executable", "path": "licence" },
+            "mine": { "kind": "javascript", "source": "() => 0", "enabled": true },
+        },
+        "settings": { "placement": { "on_script_failure": "retry" } },
+    });
+    assert_eq!(
+        faults(&objects),
+        [
+            "chains: 3 are too many: at most 2 are allowed",
+            "chains/login: `scripts`: it is no list of 1 to 64 names of scripts",
+            "chains/lunch: there is no such chain; there are: login, start",
+            "chains/start: `scripts`: it is no list of 1 to 64 names of scripts",
+            "chains/start: `of`: there is no such field",
+            "scripts/get-gpu: this name is that of a predefined script",
+            "scripts/licence: `path`: it is no absolute path, like /usr/local/bin/licences",
+            "scripts/mine: `enabled`: there is no such field",
+            "settings/placement: `on_script_failure`: it is none of error, builtin",
+        ]
+    );
+    let names = vec!["random-server"; 65];
+    let long = faults(&json!({ "chains": { "start": { "scripts": names } } }));
+    assert_eq!(
+        long,
+        ["chains/start: `scripts`: it is no list of 1 to 64 names of scripts"]
+    );
+}
+
+#[test]
+fn a_chain_names_scripts_that_are_there() {
+    let scripts = json!({ "mine": { "kind": "javascript", "source": "() => 0" } });
+    let chains = json!({ "start": { "scripts": ["mine", "random-server"] } });
+    let whole = good(&json!({ "scripts": scripts, "chains": chains }));
+    assert_eq!(whole.check_whole(), Ok(()));
+    let without = whole.with_object("scripts", "mine", None);
+    let error = without
+        .check_whole()
+        .expect_err("it names one that is gone");
+    assert_eq!(
+        error.to_string(),
+        "chains/start: `scripts`: there is no script `mine`"
     );
 }
 

@@ -63,7 +63,7 @@ fn large(fill: &str) -> Bundle {
             json!({ "kind": "javascript", "source": fill.repeat(60 << 10), "enabled": true });
         (format!("m{number}"), object)
     };
-    let objects = json!({ "metrics": (0..10).map(metric).collect::<super::super::Object>() });
+    let objects = json!({ "metrics": (0..10).map(metric).collect::<Object>() });
     Bundle::from_value(json!({ "format": "sallyport-config/1", "objects": objects })).expect("good")
 }
 
@@ -86,6 +86,53 @@ async fn source(epochs: &Epochs) -> String {
         .as_str()
         .expect("text")
         .to_owned()
+}
+
+fn script(name: &str, source: Option<&str>) -> Put {
+    let object = source.map(|source| json!({ "kind": "javascript", "source": source }));
+    Put {
+        kind: "scripts".to_owned(),
+        name: name.to_owned(),
+        object: object.and_then(|object| object.as_object().cloned()),
+    }
+}
+
+#[tokio::test]
+async fn one_object_is_put_and_taken_away_and_all_else_stays() {
+    let world = World::new();
+    let epochs = world.plain();
+    imported(&epochs, &metrics("1")).await;
+    let first = epochs.put(&script("mine", Some("() => 1")), false).await;
+    let first = first.expect("put");
+    assert_eq!((first.epoch, first.differences.len()), (2, 1));
+    let second = epochs.put(&script("mine", Some("() => 2")), false).await;
+    assert_eq!(second.expect("put").epoch, 3);
+    let was = epochs.at(2).await.expect("kept");
+    let was = was.object("scripts", "mine").expect("there")["source"].clone();
+    assert_eq!(
+        (was, source(&epochs).await),
+        (json!("() => 1"), "1".to_owned())
+    );
+
+    let chain = json!({ "scripts": ["mine"] });
+    let chain = Put {
+        kind: "chains".to_owned(),
+        name: "start".to_owned(),
+        object: chain.as_object().cloned(),
+    };
+    assert!(epochs.put(&chain, false).await.expect("put").applied);
+    let refused = epochs.put(&script("mine", None), false).await;
+    let refused = refused.expect_err("a chain needs it").to_string();
+    assert!(refused.contains("there is no script `mine`"), "{refused}");
+    let refused = epochs.put(&script("get-gpu", Some("1")), true).await;
+    assert!(matches!(refused, Err(EpochError::Bundle(_))), "{refused:?}");
+    let refused = epochs.put(&script("yours", None), false).await;
+    let refused = refused.expect_err("not there").to_string();
+    assert_eq!(refused, "there is no yours among the scripts");
+    assert!(matches!(
+        epochs.at(9).await,
+        Err(EpochError::NoEpoch { .. })
+    ));
 }
 
 #[tokio::test]
