@@ -79,7 +79,8 @@ enum Command {
     /// List what the administrators' functions and programs make of this node, with their errors.
     ///
     /// They lie in the folder `metrics` beside relay.toml: NAME.js is a function, any other file that may be run a program
-    /// that writes JSON. Their values are in the list of servers, for load-balancing scripts.
+    /// that writes JSON. Those of the configuration of the cluster run on every node, and go before a file of the same name.
+    /// Their values are in the list of servers, for load-balancing scripts.
     Metrics(Listing),
     /// Export, import and take back what is configured for the whole cluster, in epochs that hold on every node.
     ///
@@ -92,6 +93,8 @@ enum Command {
     /// Show or change what is switched on and off on this node; it stays so over restarts.
     Set(SetArgs),
     /// Let a node take no new logins and no new sessions; what is there goes on. It lasts over restarts.
+    ///
+    /// Another node is asked over the broker that both share, and logs who asked.
     Drain(DrainArgs),
     /// Let a node take logins and sessions again.
     Undrain(UndrainArgs),

@@ -19,6 +19,7 @@ pub const CATEGORIES: &[Category] = &[
             "sallyport_relay::credentials",
             "sallyport_relay::direct",
             "sallyport_relay::directory",
+            "sallyport_relay::drain",
             "sallyport_relay::hop",
             "sallyport_relay::membership",
             "sallyport_relay::peers",

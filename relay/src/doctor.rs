@@ -1,4 +1,5 @@
-//! `doctor`: walks the way to each gateway and to the cluster's broker, step by step, and says at each what to change and where.
+//! `doctor`: walks the way to each gateway and to the cluster's broker, step by step, and says at each what to change and where;
+//! then it looks which configuration of the cluster this node works with.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::outfit::Person;
 use crate::run;
 
 mod broker;
+mod configuration;
 mod visit;
 
 use visit::Visit;
@@ -41,7 +43,7 @@ pub struct Finding {
     /// The gateway's URL, or the broker's server as `broker HOST:PORT`; empty for what concerns all.
     pub gateway: String,
     /// The step: `files`, `identity`, `dns`, `proxy`, `tcp`, `tls`, `clock`, `auth`, `udp`, `buffers`; for the broker
-    /// `store`, the steps of [`sallyport_cluster::Step`], and `peers`.
+    /// `store`, the steps of [`sallyport_cluster::Step`], and `peers`; `config` for the cluster's configuration.
     pub step: &'static str,
     /// How it went.
     pub verdict: Verdict,

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::advertise;
+use crate::drain::Far;
 use crate::membership::{Describe, Here, Observer, Reach, Speaker};
 use crate::outfit::Outfit;
 use crate::peers::Peers;
@@ -34,6 +35,8 @@ pub struct Joined {
     pub speaker: Speaker,
     /// Hears what they are.
     pub observer: Observer,
+    /// Asks them to drain.
+    pub far: Far,
 }
 
 /// Tells the other nodes what this one is, where a bus joins them.
@@ -59,7 +62,12 @@ pub fn join(
     let speaker = Speaker::new(own(), describe, cluster.bus(), keys.clone())?;
     speaker.speak(prompts(describer, cluster), speaking);
     let observer = Observer::new(own(), cluster.bus(), keys.clone())?;
-    Ok(Some(Joined { speaker, observer }))
+    let far = Far::new(own(), cluster.bus(), keys.clone());
+    Ok(Some(Joined {
+        speaker,
+        observer,
+        far,
+    }))
 }
 
 /// Where other nodes reach the port `direct` of this one: at its address, or where it listens on all, by the node's name.

@@ -1,39 +1,28 @@
-//! What is local to this node and changed by command: its switches, its static data, and whether it drains.
+//! What is local to this node and changed by command: its switches and its static data.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{Method, StatusCode};
 use sallyport_node::machine::{self, Probe, Query};
 use sallyport_node::settings::SettingsError;
 use sallyport_node::static_data::{Object, StaticDataError};
-use sallyport_node::{Drain, Machine, Settings, SettingsFile, StartHours, StaticData};
+use sallyport_node::{Machine, Settings, SettingsFile, StartHours, StaticData};
 use sallyport_ops::{Admin, AdminError, AdminRequest, Tasks};
-use sallyport_wire::NodeName;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::{info, info_span};
 
 use crate::config::Config;
-use crate::outfit::Outfit;
 use crate::sessions::Sessions;
 
 /// The settings: `GET`, and `POST` of a [`Wish`].
 pub const SETTINGS: &str = "/settings";
 /// Static data: `GET`, and `POST` of an [`Edit`].
 pub const STATIC_DATA: &str = "/static-data";
-/// The drain: `GET`, `POST` of an [`Order`] to begin it.
-pub const DRAIN: &str = "/drain";
-/// `POST` of an [`Order`] to end a drain.
-pub const UNDRAIN: &str = "/undrain";
-
-/// Longest time that a drain may be given: a year.
-pub const MOST_DRAIN: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// What is local to this node.
 #[derive(Debug)]
@@ -147,41 +136,11 @@ impl Edit {
     }
 }
 
-/// Begins or ends a drain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Order {
-    /// The node that is meant.
-    pub node: NodeName,
-    /// Seconds until its users are to be gone; none for no deadline.
-    #[serde(default)]
-    pub within: Option<u64>,
-}
-
-/// What is asked of the node's drain, and what is left on the node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drained {
-    /// The node.
-    pub node: NodeName,
-    /// Whether it drains.
-    pub draining: bool,
-    /// Since when.
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub since: Option<OffsetDateTime>,
-    /// When its users are to be gone.
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub deadline: Option<OffsetDateTime>,
-    /// Streams that are open.
-    pub streams: usize,
-}
-
 /// Adds the routes.
 #[must_use]
-pub fn routes(admin: Admin, outfit: &Arc<Outfit>, local: &Arc<Local>) -> Admin {
+pub fn routes(admin: Admin, local: &Arc<Local>) -> Admin {
     let (at_settings, at_wish) = (Arc::clone(local), Arc::clone(local));
     let (at_data, at_edit) = (Arc::clone(local), Arc::clone(local));
-    let (at_drain, at_order, at_end) = (Arc::clone(local), Arc::clone(local), Arc::clone(local));
-    let (outfit, of_order, of_end) = (Arc::clone(outfit), Arc::clone(outfit), Arc::clone(outfit));
     admin
         .route(Method::GET, SETTINGS, move |_request| {
             let shown = json!(*at_settings.settings.now());
@@ -198,18 +157,6 @@ pub fn routes(admin: Admin, outfit: &Arc<Outfit>, local: &Arc<Local>) -> Admin {
         .route(Method::POST, STATIC_DATA, move |request| {
             let local = Arc::clone(&at_edit);
             Box::pin(async move { edit(local, &request).await })
-        })
-        .route(Method::GET, DRAIN, move |_request| {
-            let shown = show_drain(&outfit, at_drain.settings.now().drain);
-            Box::pin(async move { Ok(shown) })
-        })
-        .route(Method::POST, DRAIN, move |request| {
-            let (local, outfit) = (Arc::clone(&at_order), Arc::clone(&of_order));
-            Box::pin(async move { drain(local, &outfit, &request).await })
-        })
-        .route(Method::POST, UNDRAIN, move |request| {
-            let (local, outfit) = (Arc::clone(&at_end), Arc::clone(&of_end));
-            Box::pin(async move { undrain(local, &outfit, &request).await })
         })
 }
 
@@ -235,71 +182,8 @@ async fn edit(local: Arc<Local>, request: &AdminRequest) -> Result<Value, AdminE
     Ok(json!(local.static_data.now()))
 }
 
-async fn drain(
-    local: Arc<Local>,
-    outfit: &Outfit,
-    request: &AdminRequest,
-) -> Result<Value, AdminError> {
-    let order = order(outfit, request)?;
-    let now = OffsetDateTime::now_utc().replace_nanosecond(0);
-    let now = now.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    let deadline = match order.within.map(Duration::from_secs) {
-        Some(within) if within > MOST_DRAIN => {
-            let text = format!(
-                "a deadline is at most {} hours away",
-                MOST_DRAIN.as_secs() / 3600
-            );
-            return Err(AdminError::bad_request(text));
-        }
-        within => within.map(|within| now + within),
-    };
-    let settings = change(local, move |settings| {
-        let since = settings.drain.map_or(now, |drain| drain.since);
-        settings.drain = Some(Drain { since, deadline });
-    });
-    let drain = settings.await?.drain;
-    info!(
-        ?deadline,
-        "the node drains: no new logins and no new sessions"
-    );
-    Ok(show_drain(outfit, drain))
-}
-
-async fn undrain(
-    local: Arc<Local>,
-    outfit: &Outfit,
-    request: &AdminRequest,
-) -> Result<Value, AdminError> {
-    order(outfit, request)?;
-    let settings = change(local, |settings| settings.drain = None).await?;
-    info!("the node drains no more");
-    Ok(show_drain(outfit, settings.drain))
-}
-
-fn show_drain(outfit: &Outfit, drain: Option<Drain>) -> Value {
-    json!(Drained {
-        node: outfit.person.node.clone(),
-        draining: drain.is_some(),
-        since: drain.map(|drain| drain.since),
-        deadline: drain.and_then(|drain| drain.deadline),
-        streams: outfit.streams.ledger().len(),
-    })
-}
-
-fn order(outfit: &Outfit, request: &AdminRequest) -> Result<Order, AdminError> {
-    let order: Order = body(request)?;
-    let here = &outfit.person.node;
-    if order.node == *here {
-        return Ok(order);
-    }
-    let text = format!(
-        "this is node {here}: run the command on node {} itself",
-        order.node
-    );
-    Err(AdminError::not_found(text))
-}
-
-async fn change(
+/// Changes the settings, on disk as well.
+pub(crate) async fn change(
     local: Arc<Local>,
     change: impl FnOnce(&mut Settings) + Send + 'static,
 ) -> Result<Arc<Settings>, AdminError> {
@@ -317,7 +201,8 @@ fn failure(error: &impl ToString) -> AdminError {
     AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 
-fn body<T: DeserializeOwned>(request: &AdminRequest) -> Result<T, AdminError> {
+/// What a request says.
+pub(crate) fn body<T: DeserializeOwned>(request: &AdminRequest) -> Result<T, AdminError> {
     let body = request.body.clone().unwrap_or_default();
     serde_json::from_value(body).map_err(|error| AdminError::bad_request(error.to_string()))
 }

@@ -1,11 +1,14 @@
-//! The metrics of this node: what administrators' functions and programs make of it, on each update.
+//! The metrics of this node: what administrators' functions and programs make of it, on each update. They are defined in the
+//! configuration of the cluster, and in a folder of the node.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::Method;
+use sallyport_cluster::global::Applied;
 use sallyport_ops::{Admin, Bounds, Guard, Programs, Table, Tasks};
-use sallyport_scripts::metrics::{Metric, Metrics, Reading, values};
+use sallyport_scripts::metrics::{MOST_METRICS, Metric, Metrics, Reading, values};
 use sallyport_scripts::{Commands, Host, Limits, Settings};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,6 +20,7 @@ use tracing::{info_span, warn};
 
 use crate::config::MetricsConfig;
 
+mod cluster;
 mod folder;
 
 pub use folder::look as look_at_folder;
@@ -45,6 +49,92 @@ pub struct Defined {
     pub faults: Vec<(String, String)>,
 }
 
+impl Defined {
+    fn has_programs(&self) -> bool {
+        let is_program = |metric: &Metric| matches!(metric, Metric::Executable(_));
+        !self.faults.is_empty() || self.metrics.iter().any(is_program)
+    }
+}
+
+/// Where a metric is defined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// In the configuration of the cluster.
+    Cluster,
+    /// In the folder of this node.
+    Folder,
+}
+
+impl Origin {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Folder => "folder",
+        }
+    }
+}
+
+/// Everything that is to be evaluated, from wherever.
+#[derive(Debug, Default)]
+struct All {
+    metrics: Vec<Metric>,
+    /// Names of those that the cluster defines.
+    of_cluster: BTreeSet<String>,
+    faults: Vec<(Origin, String, String)>,
+}
+
+impl All {
+    /// The cluster's metrics, and those of the folder whose names it does not have: a name means the same on every node,
+    /// since scripts compare nodes by it.
+    fn of(cluster: &Defined, folder: &Defined) -> Self {
+        let mut all = Self {
+            metrics: cluster.metrics.clone(),
+            of_cluster: names(cluster),
+            faults: faults(Origin::Cluster, cluster).collect(),
+        };
+        all.faults.extend(faults(Origin::Folder, folder));
+        for metric in &folder.metrics {
+            let fault = if all.of_cluster.contains(metric.name()) {
+                "the configuration of the cluster has a metric of this name, which is the same on every node: rename the file".to_owned()
+            } else if all.metrics.len() >= MOST_METRICS {
+                format!("a node has at most {MOST_METRICS} metrics, those of the cluster first")
+            } else {
+                all.metrics.push(metric.clone());
+                continue;
+            };
+            let fault = (Origin::Folder, metric.name().to_owned(), fault);
+            all.faults.push(fault);
+        }
+        all
+    }
+
+    fn origin(&self, name: &str) -> Origin {
+        if self.of_cluster.contains(name) {
+            Origin::Cluster
+        } else {
+            Origin::Folder
+        }
+    }
+}
+
+/// The cluster has a name also where its metric cannot be run.
+fn names(cluster: &Defined) -> BTreeSet<String> {
+    let good = cluster
+        .metrics
+        .iter()
+        .map(|metric| metric.name().to_owned());
+    let faulty = cluster.faults.iter().map(|(name, _)| name.clone());
+    good.chain(faulty).collect()
+}
+
+fn faults(
+    origin: Origin,
+    defined: &Defined,
+) -> impl Iterator<Item = (Origin, String, String)> + use<'_> {
+    let faults = defined.faults.iter();
+    faults.map(move |(name, fault)| (origin, name.clone(), fault.clone()))
+}
+
 /// What is known of the metrics. A clone is the same.
 #[derive(Debug, Clone, Default)]
 pub struct Gauges {
@@ -53,8 +143,8 @@ pub struct Gauges {
 
 #[derive(Debug, Default)]
 struct Seen {
-    readings: Vec<Reading>,
-    faults: Vec<(String, String)>,
+    readings: Vec<(Origin, Reading)>,
+    faults: Vec<(Origin, String, String)>,
 }
 
 /// A metric as it is shown.
@@ -65,6 +155,8 @@ pub struct Shown {
     pub name: String,
     /// `function` or `executable`.
     pub kind: Option<String>,
+    /// Where it is defined: `cluster` for its configuration, `folder` for the files of this node.
+    pub from: String,
     /// Its last value.
     pub value: Option<Value>,
     /// When that was computed (RFC 3339).
@@ -82,15 +174,18 @@ pub struct Shown {
 impl Gauges {
     /// The last values, by name.
     pub fn values(&self) -> impl Iterator<Item = (String, Value)> + use<> {
-        values(&self.seen().readings).into_iter()
+        let seen = self.seen();
+        let readings = seen.readings.iter().map(|(_, reading)| reading.clone());
+        values(&readings.collect::<Vec<_>>()).into_iter()
     }
 
     /// Everything that is known.
     #[must_use]
     pub fn show(&self) -> Vec<Shown> {
         let seen = self.seen();
-        let fault = |(name, error): &(String, String)| Shown {
+        let fault = |(origin, name, error): &(Origin, String, String)| Shown {
             name: name.clone(),
+            from: origin.word().to_owned(),
             stale: true,
             error: Some(error.clone()),
             ..Shown::default()
@@ -107,26 +202,32 @@ impl Gauges {
         failing.map(|metric| metric.name).collect()
     }
 
-    /// Evaluates the metrics of the folder for as long as `tasks` run, each time with the `input` of that moment.
+    /// Evaluates the metrics of the cluster's `epochs` and of the folder for as long as `tasks` run, each time with the
+    /// `input` of that moment.
     pub fn follow(
         &self,
         config: &MetricsConfig,
+        epochs: watch::Receiver<Option<Applied>>,
         input: impl Fn() -> Value + Send + 'static,
         tasks: &Tasks,
     ) {
-        let (define, defined) = watch::channel(Arc::default());
+        let (define, folder) = watch::channel(Arc::default());
         let looking = folder::follow(config.clone(), define);
         tasks.spawn(info_span!("metrics_folder"), looking);
+        let (define, cluster) = watch::channel(Arc::default());
+        let looking = cluster::follow(config.clone(), epochs, define);
+        tasks.spawn(info_span!("metrics_cluster"), looking);
+        let sources = Definitions { cluster, folder };
         let updating = self
             .clone()
-            .update(config.clone(), defined, input, tasks.clone());
+            .update(config.clone(), sources, input, tasks.clone());
         tasks.spawn(info_span!("metrics"), updating);
     }
 
     async fn update(
         self,
         config: MetricsConfig,
-        mut defined: watch::Receiver<Arc<Defined>>,
+        mut sources: Definitions,
         input: impl Fn() -> Value + Send + 'static,
         tasks: Tasks,
     ) {
@@ -140,13 +241,13 @@ impl Gauges {
         };
         let mut ticks = interval(config.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut open = true;
         loop {
             tokio::select! {
                 _now = ticks.tick() => {}
-                changed = defined.changed(), if open => open = changed.is_ok(),
+                Ok(()) = sources.cluster.changed() => {}
+                Ok(()) = sources.folder.changed() => {}
             }
-            let wanted = Arc::clone(&defined.borrow_and_update());
+            let wanted = sources.all();
             if let Err(cause) = metrics.set(wanted.metrics.clone()) {
                 warn!(%cause, "the metrics stay as they were");
             }
@@ -155,16 +256,35 @@ impl Gauges {
             } else {
                 metrics.update(&input()).await
             };
-            self.note(readings, wanted.faults.clone());
+            self.note(readings, wanted);
         }
     }
 
-    fn note(&self, readings: Vec<Reading>, faults: Vec<(String, String)>) {
+    fn note(&self, readings: Vec<Reading>, of: All) {
+        let readings = readings.into_iter();
+        let readings = readings.map(|reading| (of.origin(&reading.name), reading));
+        let readings = readings.collect();
+        let faults = of.faults;
         self.now.send_replace(Arc::new(Seen { readings, faults }));
     }
 
     fn seen(&self) -> Arc<Seen> {
         Arc::clone(&self.now.borrow())
+    }
+}
+
+/// From where metrics come.
+struct Definitions {
+    cluster: watch::Receiver<Arc<Defined>>,
+    folder: watch::Receiver<Arc<Defined>>,
+}
+
+impl Definitions {
+    /// All of them as they are now.
+    fn all(&mut self) -> All {
+        let cluster = self.cluster.borrow_and_update();
+        let folder = self.folder.borrow_and_update();
+        All::of(&cluster, &folder)
     }
 }
 
@@ -197,7 +317,7 @@ fn evaluator(
     ))
 }
 
-fn shown(reading: &Reading) -> Shown {
+fn shown((origin, reading): &(Origin, Reading)) -> Shown {
     let (error, since) = match &reading.failing {
         Some((error, since)) => (Some(error.to_string()), Some(*since)),
         None => (None, None),
@@ -206,6 +326,7 @@ fn shown(reading: &Reading) -> Shown {
     Shown {
         name: reading.name.clone(),
         kind: Some(reading.kind.to_owned()),
+        from: origin.word().to_owned(),
         value,
         when: when.and_then(written),
         took_ms: reading
@@ -234,12 +355,13 @@ pub fn route(admin: Admin, gauges: Gauges) -> Admin {
 /// The metrics as a person reads them.
 #[must_use]
 pub fn text(metrics: &Value) -> String {
-    let mut table = Table::new(&["metric", "kind", "value", "when", "took", "error"]);
+    let mut table = Table::new(&["metric", "kind", "from", "value", "when", "took", "error"]);
     let metrics: Vec<Shown> = serde_json::from_value(metrics.clone()).unwrap_or_default();
     for metric in metrics {
         table.row([
             metric.name,
             metric.kind.unwrap_or_default(),
+            metric.from,
             metric
                 .value
                 .map(|value| value.to_string())

@@ -31,6 +31,7 @@ use crate::credentials::Credentials;
 use crate::debug::CATEGORIES;
 use crate::direct::{self, Behind, Clients, DirectError, Origins};
 use crate::direct_url;
+use crate::drain::Drains;
 use crate::gateways::{self, Files};
 use crate::global::Global;
 use crate::health;
@@ -221,19 +222,12 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
     };
     let admin = Admin::new(metrics, ready);
     let admin = logs::routes(admin, (CATEGORIES, config.log), logging, &owners.background);
-    let origins = origins(&outfit, joined.as_ref());
-    serve_admin(config, sources, admin, owners)?;
+    let drains = drains(&sources.servers, joined.as_ref(), owners);
+    serve_admin(config, sources, &drains, admin, owners)?;
     info!(node = %outfit.person.node, id = %outfit.person.identity.id(), generation = outfit.person.generation, sessions = sessions.len(), "relay started");
     health::watch(&sessions, &config.limits, &owners.background);
     peers.start(&owners.all);
-    let clients = front.map(|tls| Clients {
-        node: config.node.clone(),
-        tls,
-        streams: Arc::clone(&outfit.streams),
-        tasks: owners.tunnels.child(),
-        keys: peers.keys(),
-        origins,
-    });
+    let clients = front.map(|tls| clients(tls, &outfit, (&peers, joined.as_ref()), owners));
     open_direct(config, peers, clients, owners)?;
     let following = gateways::follow(files, Arc::clone(&outfit), owners.tunnels.clone());
     owners.background.spawn(info_span!("gateways"), following);
@@ -268,8 +262,19 @@ fn describer(
     let node = describer.clone();
     let input = move || node.describe().for_scripts();
     let gauges = &describer.gauges;
-    gauges.follow(&config.metrics, input, &owners.background);
+    let epochs = describer.global.changes();
+    gauges.follow(&config.metrics, epochs, input, &owners.background);
     describer
+}
+
+/// What drains this node, also when another one asks for it.
+fn drains(servers: &Servers, joined: Option<&Joined>, owners: &Owners) -> Drains {
+    let drains = Drains {
+        servers: servers.clone(),
+        far: joined.map(|joined| joined.far.clone()),
+    };
+    drains.obey(&owners.background);
+    drains
 }
 
 /// This node, and the others as far as they are heard.
@@ -305,6 +310,23 @@ pub fn front_tls(config: &Config) -> Result<Option<(Arc<ServerConfig>, Served)>,
 fn url_of_clients(config: &Config) -> Option<GatewayUrl> {
     let front = config.direct.as_ref()?.front.as_ref()?;
     Some(front.url.clone())
+}
+
+/// What clients meet at the direct port.
+fn clients(
+    tls: Arc<ServerConfig>,
+    outfit: &Arc<Outfit>,
+    (peers, joined): (&Peers, Option<&Joined>),
+    owners: &Owners,
+) -> Clients {
+    Clients {
+        node: outfit.person.node.clone(),
+        tls,
+        streams: Arc::clone(&outfit.streams),
+        tasks: owners.tunnels.child(),
+        keys: peers.keys(),
+        origins: origins(outfit, joined),
+    }
 }
 
 /// The pages of this node's gateways, and of those of the other nodes as far as they are heard.
@@ -445,11 +467,13 @@ pub fn proxies(config: &Config) -> Result<ProxyRules, ProxyUrlError> {
 fn serve_admin(
     config: &Config,
     sources: Sources,
+    drains: &Drains,
     admin: Admin,
     owners: &Owners,
 ) -> Result<(), StartError> {
     let describer = &sources.servers.describer;
-    let admin = local::routes(admin, &describer.outfit, &describer.local);
+    let admin = local::routes(admin, &describer.local);
+    let admin = drains.routes(admin);
     let admin = metrics::route(admin, describer.gauges.clone());
     let admin = describer.global.route(admin);
     let admin = servers::route(admin, sources.servers.clone());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::Method;
 use jiff::Zoned;
+use sallyport_node::members::Member;
 use sallyport_node::server::Usage;
 use sallyport_node::settings::Circumstances;
 use sallyport_node::{GatewayLink, Machine, Server, Settings};
@@ -54,6 +55,7 @@ impl Describer {
             groups: self.groups.clone(),
             usage: Usage {
                 sessions: self.outfit.streams.sessions().len() as u64,
+                streams: self.outfit.streams.ledger().len() as u64,
                 ..Usage::default()
             },
             static_data: self.local.static_data.now().data.as_ref().clone(),
@@ -110,13 +112,20 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// They as they are now, by name. Who does not observe the others listens to them for one round.
+    /// The others. Who does not observe them listens to them for one round.
+    pub async fn others(&self) -> Vec<Member> {
+        match &self.observer {
+            None => Vec::new(),
+            Some(observer) if self.observes => observer.others(),
+            Some(observer) => observer.survey(&self.tasks).await.others,
+        }
+    }
+
+    /// They as they are now, by name.
     async fn list(&self) -> Vec<Value> {
-        let (others, stale) = match &self.observer {
-            None => (Vec::new(), false),
-            Some(observer) if self.observes => (observer.others(), observer.is_stale()),
-            Some(observer) => (observer.survey(&self.tasks).await.others, false),
-        };
+        let others = self.others().await;
+        let is_stale = |observer: &Observer| self.observes && observer.is_stale();
+        let stale = self.observer.as_ref().is_some_and(is_stale);
         let own = Arc::new(self.describer.describe());
         let own = (own, Duration::ZERO, false);
         let others = others.into_iter();

@@ -140,6 +140,20 @@ fn status(relay: &Relay) -> Value {
     relay.status().unwrap_or_default()["config"].clone()
 }
 
+/// How doctor sees the configuration.
+fn doctor(relay: &Relay) -> (String, String) {
+    let found = relay.command(&["doctor", "--json"]).stdout;
+    let found: Vec<Value> = serde_json::from_slice(&found).expect("an array");
+    let step = found.iter().find(|finding| finding["step"] == "config");
+    let step = step.unwrap_or_else(|| panic!("no step in {found:?}"));
+    let text = |field: &str| step[field].as_str().unwrap_or_default().to_owned();
+    (text("verdict"), text("seen"))
+}
+
+fn finds(verdict: &str, seen: &str) -> (String, String) {
+    (verdict.to_owned(), seen.to_owned())
+}
+
 /// Each node's epoch and whether it is behind, as a relay shows them.
 fn shown(relay: &Relay) -> Vec<(String, Value, Value)> {
     let servers = relay.command(&["servers", "--json"]).stdout;
@@ -215,6 +229,25 @@ fn a_node_alone_has_its_configuration_with_and_without_its_relay() {
     );
     eventually("the relay takes it", || status(&relay)["epoch"] == 3);
     assert_eq!(shown(&relay), [("n1".to_owned(), json!(3), json!(false))]);
+}
+
+#[test]
+fn doctor_says_which_epoch_a_node_works_with() {
+    let site = Site::new();
+    let first = folder(
+        &site,
+        "first",
+        &json!({ "metrics": { "m": function("1") } }),
+    );
+    let mut relay = up(site.relay_stopped("n1", &[], ""));
+    assert_eq!(doctor(&relay), finds("ok", "there is none yet"));
+
+    import(&relay, &first, &[]);
+    eventually("the relay takes it", || status(&relay)["epoch"] == 1);
+    assert_eq!(doctor(&relay), finds("ok", "this node works with epoch 1"));
+
+    assert!(relay.daemon().terminate().success());
+    assert_eq!(doctor(&relay).0, "skip");
 }
 
 #[test]
@@ -358,12 +391,109 @@ fn all_nodes_reach_a_new_epoch_and_none_goes_back() {
         "{fault}"
     );
 
+    let newest = "this node works with epoch 1, the newest";
+    assert_eq!(doctor(one), finds("ok", newest));
+    assert_eq!(doctor(two), finds("fail", &fault));
+
     import(two, &second, &[]);
     shared.wait_epoch(41);
     eventually("each shows both", || {
         shared.relays.iter().all(|relay| shown(relay) == both(41))
     });
     assert_eq!(status(&shared.relays[1])["fault"], Value::Null);
+}
+
+/// The metrics of a node, as a relay hears them.
+fn metrics(relay: &Relay, of: &str) -> Value {
+    let servers = relay.command(&["servers", "--json"]).stdout;
+    let servers: Vec<Value> = serde_json::from_slice(&servers).unwrap_or_default();
+    let server = servers.iter().find(|server| server["serverId"] == of);
+    server.map_or(Value::Null, |server| server["metrics"].clone())
+}
+
+fn program_of(site: &Site, name: &str, text: &str, mode: u32) -> Value {
+    let path = site.path().join(name);
+    fs::write(&path, text).expect("writable");
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("ours");
+    json!({ "kind": "executable", "path": path, "enabled": true })
+}
+
+fn metrics_of_all_kinds(site: &Site) -> Value {
+    let mut off = function("() => 'off'");
+    off["enabled"] = json!(false);
+    json!({ "metrics": {
+        "licences": function("() => 6 * 7"),
+        "count": program_of(site, "count", "#!/bin/sh\necho 7\n", 0o755),
+        "loose": program_of(site, "loose", "#!/bin/sh\necho 8\n", 0o777),
+        "off": off,
+    } })
+}
+
+/// Two nodes, the second with files of metrics: one with a name that the cluster has, too.
+fn with_files_of_metrics(site: &Site) -> Shared {
+    let shared = Shared::new(site, &["n1", "n2"]);
+    let files = shared.relays[1].path().join("metrics");
+    fs::create_dir(&files).expect("writable");
+    fs::write(files.join("licences.js"), "() => 'local'").expect("writable");
+    fs::write(files.join("own.js"), "() => 2").expect("writable");
+    shared.started()
+}
+
+#[test]
+fn metrics_of_the_configuration_run_on_every_node_and_go_before_files() {
+    let site = Site::new();
+    let shared = with_files_of_metrics(&site);
+    let configured = folder(&site, "configured", &metrics_of_all_kinds(&site));
+    let nothing = folder(&site, "nothing", &json!({ "metrics": {} }));
+    let [one, two] = &shared.relays[..] else {
+        panic!("there are two");
+    };
+
+    import(one, &configured, &[]);
+
+    let both = json!({ "licences": 42, "count": 7, "own": 2 });
+    eventually("another node's metrics are heard", || {
+        metrics(one, "n2") == both
+    });
+    eventually("and those of this node", || {
+        metrics(one, "n1") == json!({ "licences": 42, "count": 7 })
+    });
+    let listed = two.command(&["metrics", "--json"]).stdout;
+    let listed: Vec<Value> = serde_json::from_slice(&listed).expect("an array");
+    let mut rows: Vec<_> = listed
+        .iter()
+        .map(|row| {
+            let text = |field: &str| row[field].as_str().unwrap_or_default();
+            let why = text("error").split_whitespace().next().unwrap_or_default();
+            (text("name"), text("from"), !why.is_empty())
+        })
+        .collect();
+    rows.sort_unstable();
+    assert_eq!(
+        rows,
+        [
+            ("count", "cluster", false),
+            ("licences", "cluster", false),
+            ("licences", "folder", true),
+            ("loose", "cluster", true),
+            ("own", "folder", false),
+        ],
+        "{listed:?}"
+    );
+    let said = two.command(&["metrics"]).stdout;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    for part in ["FROM", "rename the file", "loose"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+
+    // a program that has become fit to run is run, without another epoch
+    let loose = site.path().join("loose");
+    fs::set_permissions(&loose, fs::Permissions::from_mode(0o755)).expect("ours");
+    eventually("it is run", || metrics(one, "n2")["loose"] == 8);
+
+    import(one, &nothing, &[]);
+    let own = json!({ "licences": "local", "own": 2 });
+    eventually("the files hold again", || metrics(one, "n2") == own);
 }
 
 /// The broker's store, as somebody without the cluster's keys may write it.

@@ -83,6 +83,8 @@ pub struct Usage {
     pub reserved: bool,
     /// Sessions that are on their way to it.
     pub pending: u64,
+    /// Streams to its sessions, and on to other nodes, that are open there.
+    pub streams: u64,
 }
 
 /// How a link from a node to a gateway stands.

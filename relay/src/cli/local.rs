@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use sallyport_node::static_data::Object;
@@ -16,11 +16,15 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{Listing, asked, complain, shown};
-use crate::local::{self, Drained, Edit, Order, Wish};
+use crate::drain::{DRAIN, Drained, LOOK, Order, UNDRAIN};
+use crate::local::{self, Edit, Wish};
 use crate::servers::switch;
 
 /// How often `--wait` looks whether the node is empty.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What another node said before it was asked to drain is no older than this.
+const HEARD_WITHIN: Duration = Duration::from_secs(6);
 
 /// What edits static data where neither VISUAL nor EDITOR is set.
 const EDITOR: &str = "vi";
@@ -260,7 +264,7 @@ fn run_editor(file: &Path) -> io::Result<()> {
 /// `drain`.
 #[derive(Debug, Args)]
 pub(super) struct DrainArgs {
-    /// The node: its own name
+    /// The node: this one, or another one that `servers` lists
     node: NodeName,
     /// When its users are to be gone, like 30m or 48h from now; shown in status and in the list of servers
     #[arg(long, value_name = "TIME", value_parser = within)]
@@ -280,7 +284,7 @@ pub(super) fn within(text: &str) -> Result<Duration, String> {
 /// `undrain`.
 #[derive(Debug, Args)]
 pub(super) struct UndrainArgs {
-    /// The node: its own name
+    /// The node: this one, or another one that `servers` lists
     node: NodeName,
     #[command(flatten)]
     listing: Listing,
@@ -292,7 +296,7 @@ pub(super) fn drain(args: &DrainArgs) -> Exit {
         node: args.node.clone(),
         within: args.deadline.map(|within| within.as_secs()),
     };
-    let mut answer = asked(&args.listing, "POST", local::DRAIN, Some(json!(order)));
+    let mut answer = asked(&args.listing, "POST", DRAIN, Some(json!(order)));
     if args.wait {
         answer = answer.and_then(|began| wait(&args.listing, began));
     }
@@ -305,20 +309,21 @@ pub(super) fn undrain(args: &UndrainArgs) -> Exit {
         node: args.node.clone(),
         within: None,
     };
-    let answer = asked(&args.listing, "POST", local::UNDRAIN, Some(json!(order)));
+    let answer = asked(&args.listing, "POST", UNDRAIN, Some(json!(order)));
     shown(answer, &args.listing, drained)
 }
 
 /// Waits until nobody uses the node, for as long as the drain lasts.
 fn wait(listing: &Listing, mut answer: Value) -> Result<Value, Exit> {
+    let began = Instant::now();
     loop {
         let now: Drained = serde_json::from_value(answer.clone())
             .map_err(|error| complain(&error, Exit::Failure))?;
         let late = |deadline| OffsetDateTime::now_utc() >= deadline;
-        if !now.draining {
+        if !now.draining && began.elapsed() > HEARD_WITHIN {
             return Err(complain(&"somebody ended the drain", Exit::Failure));
         }
-        if now.streams == 0 {
+        if now.draining && now.streams == 0 {
             return Ok(answer);
         }
         if now.deadline.is_some_and(late) {
@@ -329,7 +334,11 @@ fn wait(listing: &Listing, mut answer: Value) -> Result<Value, Exit> {
             return Err(complain(&left, Exit::Failure));
         }
         thread::sleep(LOOK_EVERY);
-        answer = asked(listing, "GET", local::DRAIN, None)?;
+        let order = Order {
+            node: now.node,
+            within: None,
+        };
+        answer = asked(listing, "POST", LOOK, Some(json!(order)))?;
     }
 }
 

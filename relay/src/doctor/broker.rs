@@ -16,7 +16,7 @@ use sallyport_ops::Tasks;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Finding, Verdict, finding_of};
+use super::{Finding, Verdict, configuration, finding_of};
 use crate::config::Config;
 use crate::membership::{Observer, Survey};
 
@@ -44,11 +44,8 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     let broker = match broker_beside(&config.path) {
         Ok(Some(broker)) => broker,
         Ok(None) => {
-            return vec![store(
-                Verdict::Ok,
-                &"embedded: this node is a cluster of its own",
-                "",
-            )];
+            let embedded = "embedded: this node is a cluster of its own";
+            return alone(&embedded, config).await;
         }
         Err(error) => {
             return vec![store(
@@ -59,9 +56,16 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
         }
     };
     match broker.transporter {
-        Transporter::Embedded => vec![store(Verdict::Ok, &"embedded, by broker.json", "")],
+        Transporter::Embedded => alone(&"embedded, by broker.json", config).await,
         Transporter::Nats | Transporter::Redis => servers(&broker, config).await,
     }
+}
+
+async fn alone(embedded: &impl ToString, config: &Config) -> Vec<Finding> {
+    vec![
+        store(Verdict::Ok, embedded, ""),
+        configuration::alone(config).await,
+    ]
 }
 
 async fn servers(broker: &Broker, config: &Config) -> Vec<Finding> {
@@ -82,7 +86,7 @@ async fn servers(broker: &Broker, config: &Config) -> Vec<Finding> {
         findings.extend(way(&format!("broker {host}"), broker.transporter, end));
     }
     if lets_in {
-        findings.push(peers(config).await);
+        findings.extend(cluster(config).await);
     }
     findings
 }
@@ -102,20 +106,20 @@ async fn ends(broker: &Broker, tls: Option<&ClientConfig>) -> Vec<Result<Vec<War
     }
 }
 
-/// Whom this node hears.
-async fn peers(config: &Config) -> Finding {
-    let said = |verdict, seen: &str, cure| finding_of("", "peers", verdict, (&seen, cure));
+/// Whom this node hears, and which configuration it has.
+async fn cluster(config: &Config) -> Vec<Finding> {
+    let failed = |seen: &str, cure| vec![finding_of("", "peers", Verdict::Fail, (&seen, cure))];
     let keys = match ClusterKeys::load(&config.cluster_keys) {
         Ok(keys) if !keys.keys.is_empty() => keys,
-        Ok(_none) => return said(Verdict::Fail, "cluster-keys.json holds no key", KEYS),
-        Err(error) => return said(Verdict::Fail, &error.to_string(), KEYS),
+        Ok(_none) => return failed("cluster-keys.json holds no key", KEYS),
+        Err(error) => return failed(&error.to_string(), KEYS),
     };
     let tasks = Tasks::new();
     // a state directory is needed by no broker
     let started = Cluster::start(&config.path, Path::new(""), Limits::default(), &tasks);
     let cluster = match started {
         Ok(cluster) => cluster,
-        Err(error) => return said(Verdict::Fail, &error.to_string(), "mend broker.json"),
+        Err(error) => return failed(&error.to_string(), "mend broker.json"),
     };
     let mut progress = cluster.progress_changes();
     let ready = async {
@@ -125,11 +129,20 @@ async fn peers(config: &Config) -> Finding {
             .is_some_and(|now| now != Progress::Ready)
         {}
     };
-    let heard = match timeout(CONNECT_WITHIN, ready).await {
-        Ok(()) => survey(cluster.bus(), keys, config, &tasks).await,
-        Err(_elapsed) => Survey::default(),
+    let findings = match timeout(CONNECT_WITHIN, ready).await {
+        Ok(()) => {
+            let heard = survey(cluster.bus(), keys.clone(), config, &tasks).await;
+            let configured = configuration::shared(config, &cluster, &keys).await;
+            vec![peers(heard), configured]
+        }
+        Err(_elapsed) => vec![peers(Survey::default())],
     };
     tasks.stop();
+    findings
+}
+
+fn peers(heard: Survey) -> Finding {
+    let said = |verdict, seen: &str, cure| finding_of("", "peers", verdict, (&seen, cure));
     let names: Vec<_> = heard
         .others
         .iter()

@@ -131,7 +131,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 fn metric(path: &Path, config: &MetricsConfig) -> Result<Metric, String> {
-    let found = check_unchangeable(path).map_err(|fault| fault.to_string())?;
+    let found = unchangeable(path)?;
     if !found.is_file() {
         return Err("not a file".to_owned());
     }
@@ -139,6 +139,24 @@ fn metric(path: &Path, config: &MetricsConfig) -> Result<Metric, String> {
     if path.extension().is_some_and(|extension| extension == "js") {
         let text = text(path).map_err(|cause| cause.to_string())?;
         return Ok(Metric::Function(Script::new(name, text)));
+    }
+    executable(name, path, config)
+}
+
+/// What is there, if nobody but its owner and root can change it.
+pub(super) fn unchangeable(path: &Path) -> Result<fs::Metadata, String> {
+    check_unchangeable(path).map_err(|fault| fault.to_string())
+}
+
+/// A program that may be run.
+pub(super) fn executable(
+    name: String,
+    path: &Path,
+    config: &MetricsConfig,
+) -> Result<Metric, String> {
+    let found = unchangeable(path)?;
+    if !found.is_file() {
+        return Err("not a file".to_owned());
     }
     if found.permissions().mode() & 0o111 == 0 {
         return Err(
