@@ -16,6 +16,7 @@ pub mod filter;
 pub mod chain;
 pub mod request;
 pub mod predefined;
+pub mod reservations;
 
 pub use error::PlacementError;
 pub use placement::{Placed, Placement, Settings};
