@@ -15,7 +15,7 @@ use crate::pair::{Pair, limits, prefix, put};
 conformance!(pair());
 
 /// Within one process two users of the store have the same one.
-fn pair() -> Pair {
+pub(crate) fn pair() -> Pair {
     let (dir, store) = opened();
     let store = Arc::new(store);
     Pair::new(Arc::clone(&store) as _, store, dir)

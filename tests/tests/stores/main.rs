@@ -7,12 +7,14 @@
 
 mod bus;
 mod certificates;
+mod crashing;
 mod embedded;
 mod killed;
 mod leases;
 mod nats;
 mod pair;
 mod redis;
+mod reservations;
 mod values;
 mod watches;
 
@@ -45,6 +47,7 @@ macro_rules! conformance {
             bus: what_is_too_large_is_refused;
             leases: one_of_many_gets_a_lease;
             leases: a_lease_that_nobody_renews_is_free_again;
+            reservations: two_users_never_have_one_server;
         }
     };
     (@each $start:expr; $($module:ident: $name:ident;)*) => {

@@ -124,7 +124,7 @@ async fn pair_with(dir: &Path, json: &str, kept: impl Any + Send + Sync) -> Pair
     Pair::new(handles.0, handles.1, (one, other, kept))
 }
 
-async fn pair(version: NatsVersion) -> Pair {
+pub(crate) async fn pair(version: NatsVersion) -> Pair {
     let (dir, server) = single(version, "");
     let path = dir.path().to_owned();
     pair_with(&path, &host(&server, ""), (server, dir)).await

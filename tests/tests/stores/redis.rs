@@ -80,7 +80,7 @@ impl Relay {
     }
 }
 
-async fn pair() -> Pair {
+pub(crate) async fn pair() -> Pair {
     let (dir, server) = single("");
     let json = host(&server, "");
     let one = Relay::start(dir.path(), &json).ready().await;
