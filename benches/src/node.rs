@@ -9,6 +9,7 @@ use sallyport_cluster::{Cluster, Limits, Progress};
 use sallyport_link::ClusterKeys;
 use sallyport_node::Server;
 use sallyport_ops::Tasks;
+use sallyport_placement::pending::{Counts, Pending};
 use sallyport_relay::membership::{Describe, Here, Observer, Reach, Speaker};
 use tokio::sync::watch;
 
@@ -63,10 +64,12 @@ impl Load {
         };
         let own = || (server.server_id.clone(), server.generation);
         let keys = || self.keys.subscribe();
-        let observer = Observer::new(own(), cluster.bus(), keys()).expect("a topic");
+        let observer = Observer::new(own(), cluster.bus(), keys(), Pending::default());
+        let observer = observer.expect("a topic");
         let here = Here {
             server: server.clone(),
             reach: Reach::default(),
+            placing: Counts::new(),
         };
         let describe: Describe = Arc::new(move || here.clone());
         let speaker = Speaker::new(own(), describe, cluster.bus(), keys());

@@ -4,6 +4,7 @@ mod config;
 mod local;
 mod logs;
 mod peers;
+mod scripts;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -25,6 +26,7 @@ use self::config::ConfigArgs;
 use self::local::{DrainArgs, SetArgs, StaticDataArgs, UndrainArgs};
 use self::logs::{DebugArgs, LogsArgs};
 use self::peers::PeersArgs;
+use self::scripts::ScriptsArgs;
 use crate::certificates;
 use crate::cluster_key::{self, AddArgs, KeyCommand};
 use crate::config::{CLUSTER_KEYS, Config, LoadError};
@@ -86,6 +88,10 @@ enum Command {
     ///
     /// The running relay is asked. Where none runs, the command goes to the store itself.
     Config(ConfigArgs),
+    /// Show and change the scripts that choose servers, try them, and see what they chose and why.
+    ///
+    /// Scripts and chains are configuration of the cluster: each change is a new epoch that holds on every node.
+    Scripts(ScriptsArgs),
     /// Show or edit what the site says about this node, for load-balancing scripts.
     ///
     /// It begins as the table static_data of relay.toml. What is edited is kept in the state directory and used at once.
@@ -210,6 +216,7 @@ impl Cli {
                 metrics::text,
             ),
             Command::Config(args) => config::config(&args),
+            Command::Scripts(args) => scripts::scripts(&args),
             Command::StaticData(args) => local::static_data(&args),
             Command::Set(args) => local::set(&args),
             Command::Drain(args) => local::drain(&args),

@@ -6,6 +6,7 @@ mod faults;
 mod limits;
 mod metrics;
 mod peer;
+mod placement;
 mod raw;
 mod session;
 mod static_data;
@@ -27,6 +28,7 @@ pub use faults::{Fault, FaultList};
 pub use limits::Limits;
 pub use metrics::MetricsConfig;
 pub use peer::{MAX_PEERS, PeerConfig};
+pub use placement::PlacementConfig;
 pub use session::{Access, HealthCheck, ProxyVersion, SessionConfig, TlsFiles};
 pub use target::{Host, Target};
 
@@ -77,6 +79,8 @@ pub struct Config {
     pub limits: Limits,
     /// The metrics of the node.
     pub metrics: MetricsConfig,
+    /// What is kept of placements, and how many may wait.
+    pub placement: PlacementConfig,
     /// The port for other nodes and for clients; none keeps it shut.
     pub direct: Option<DirectConfig>,
     /// Whether it hears all the time what the other nodes say over the cluster's bus.
@@ -150,6 +154,7 @@ impl Config {
             .map(|table| static_data::check(table, faults));
         let limits = raw.limits.check(faults);
         let metrics = raw.metrics.check(faults);
+        let placement = raw.placement.check(faults);
         let direct = direct::check(raw.direct, faults);
         let peers = peer::check(raw.peer, node.as_ref(), faults);
         let sessions = sessions(raw.session, faults);
@@ -174,6 +179,7 @@ impl Config {
             limits,
             observe: raw.cluster.observe,
             metrics,
+            placement,
             direct,
             peers,
             sessions,

@@ -57,11 +57,13 @@ pub fn join(
     let describe: Describe = Arc::new(move || Here {
         server: describing.describe(),
         reach: reach(&describing, &addresses),
+        placing: describing.pending.own(),
     });
     let own = || (person.node.clone(), person.generation);
     let speaker = Speaker::new(own(), describe, cluster.bus(), keys.clone())?;
     speaker.speak(prompts(describer, cluster), speaking);
-    let observer = Observer::new(own(), cluster.bus(), keys.clone())?;
+    let pending = describer.pending.clone();
+    let observer = Observer::new(own(), cluster.bus(), keys.clone(), pending)?;
     let far = Far::new(own(), cluster.bus(), keys.clone());
     Ok(Some(Joined {
         speaker,
@@ -138,6 +140,7 @@ fn prompts(describer: &Describer, cluster: &Cluster) -> BoxStream<'static, ()> {
         changes(local.settings.changes()),
         changes(local.static_data.changes()),
         changes(describer.global.changes()),
+        changes(describer.pending.changes()),
         changes(describer.outfit.streams.sessions().changes()),
         cluster.progress_changes().map(drop).boxed(),
         leaving.boxed(),

@@ -13,6 +13,7 @@ pub mod join;
 pub mod direct_url;
 pub mod direct;
 pub mod status;
+pub mod placement;
 pub mod drain;
 pub mod servers;
 pub mod membership;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sallyport_cluster::{NotAKey, Prefix};
 use sallyport_node::Server;
+use sallyport_placement::pending::Counts;
 use serde::{Deserialize, Serialize};
 
 pub use observer::{Observer, Survey};
@@ -29,6 +30,9 @@ pub struct Here {
     /// How its sessions are reached from other nodes.
     #[serde(default)]
     pub reach: Reach,
+    /// What it has placed and is on its way, by server.
+    #[serde(default, skip_serializing_if = "Counts::is_empty")]
+    pub placing: Counts,
 }
 
 /// How the sessions of a node are reached over the LAN.

@@ -20,6 +20,8 @@ use sallyport_node::settings::SettingsError;
 use sallyport_ops::{
     Admin, ConfigError, Logging, Metrics, Ready, Signal, Signals, Tasks, logs, places, privileges,
 };
+use sallyport_placement::Placement;
+use sallyport_placement::pending::Pending;
 use sallyport_wire::message::DATA;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, info_span, warn};
@@ -41,6 +43,7 @@ use crate::membership::{Observer, Speaker};
 use crate::metrics::{self, Gauges};
 use crate::outfit::{Outfit, Person};
 use crate::peers::{self, Peers, Trust};
+use crate::placement;
 use crate::servers::{self, Describer, Servers};
 use crate::sessions::Sessions;
 use crate::status::{self, Sources};
@@ -215,15 +218,16 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
     if let Some(joined) = joined.as_ref().filter(|_| config.observe) {
         observe(&joined.observer, &outfit, &peers, owners);
     }
+    let (servers, placement) = choice(config, describer, joined.as_ref(), owners);
     let sources = Sources {
         peers: Arc::clone(&peers),
-        servers: servers(config, describer, joined.as_ref(), owners),
+        servers,
         cluster,
     };
     let admin = Admin::new(metrics, ready);
     let admin = logs::routes(admin, (CATEGORIES, config.log), logging, &owners.background);
     let drains = drains(&sources.servers, joined.as_ref(), owners);
-    serve_admin(config, sources, &drains, admin, owners)?;
+    serve_admin(config, (sources, &drains, &placement), admin, owners)?;
     info!(node = %outfit.person.node, id = %outfit.person.identity.id(), generation = outfit.person.generation, sessions = sessions.len(), "relay started");
     health::watch(&sessions, &config.limits, &owners.background);
     peers.start(&owners.all);
@@ -258,6 +262,7 @@ fn describer(
         groups: config.groups.clone(),
         gauges: Gauges::default(),
         global,
+        pending: Pending::default(),
     };
     let node = describer.clone();
     let input = move || node.describe().for_scripts();
@@ -277,19 +282,21 @@ fn drains(servers: &Servers, joined: Option<&Joined>, owners: &Owners) -> Drains
     drains
 }
 
-/// This node, and the others as far as they are heard.
-fn servers(
+/// This node and the others as far as they are heard, and what chooses among them.
+fn choice(
     config: &Config,
     describer: Describer,
     joined: Option<&Joined>,
     owners: &Owners,
-) -> Servers {
-    Servers {
+) -> (Servers, Placement) {
+    let servers = Servers {
         describer,
         observer: joined.map(|joined| joined.observer.clone()),
         observes: config.observe,
         tasks: owners.background.clone(),
-    }
+    };
+    let placement = placement::open(&servers, &config.placement, &owners.background);
+    (servers, placement)
 }
 
 /// The TLS of clients that come to this relay itself, if they may.
@@ -466,14 +473,14 @@ pub fn proxies(config: &Config) -> Result<ProxyRules, ProxyUrlError> {
 
 fn serve_admin(
     config: &Config,
-    sources: Sources,
-    drains: &Drains,
+    (sources, drains, placement): (Sources, &Drains, &Placement),
     admin: Admin,
     owners: &Owners,
 ) -> Result<(), StartError> {
     let describer = &sources.servers.describer;
     let admin = local::routes(admin, &describer.local);
     let admin = drains.routes(admin);
+    let admin = placement::routes(admin, placement);
     let admin = metrics::route(admin, describer.gauges.clone());
     let admin = describer.global.route(admin);
     let admin = servers::route(admin, sources.servers.clone());

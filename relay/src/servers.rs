@@ -1,5 +1,6 @@
 //! Server objects: what this node says about itself, and how a person reads them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,12 @@ use sallyport_node::server::Usage;
 use sallyport_node::settings::Circumstances;
 use sallyport_node::{GatewayLink, Machine, Server, Settings};
 use sallyport_ops::{Admin, Table, Tasks};
+use sallyport_placement::filter::{Known, Look, Roster};
+use sallyport_placement::pending::{Counts, Pending};
+use sallyport_wire::NodeName;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use crate::global::Global;
 use crate::local::Local;
@@ -35,6 +40,8 @@ pub struct Describer {
     pub gauges: Gauges,
     /// The cluster's configuration.
     pub global: Global,
+    /// What is on its way to each server.
+    pub pending: Pending,
 }
 
 impl Describer {
@@ -111,6 +118,27 @@ pub struct Servers {
     pub tasks: Tasks,
 }
 
+impl Roster for Servers {
+    fn look(&self) -> Option<Look> {
+        let (others, stale) = match &self.observer {
+            None => (Vec::new(), false),
+            Some(observer) => self
+                .observes
+                .then(|| (observer.others(), observer.is_stale()))?,
+        };
+        let own = Known {
+            server: Arc::new(self.describer.describe()),
+            heard: Instant::now(),
+        };
+        let others = others.into_iter().map(|other| Known {
+            server: other.server,
+            heard: other.heard,
+        });
+        let servers = [own].into_iter().chain(others).collect();
+        Some(Look { servers, stale })
+    }
+}
+
 impl Servers {
     /// The others. Who does not observe them listens to them for one round.
     pub async fn others(&self) -> Vec<Member> {
@@ -133,15 +161,30 @@ impl Servers {
         let mut servers: Vec<_> = others.chain([own]).collect();
         servers.sort_by(|(one, ..), (other, ..)| one.server_id.cmp(&other.server_id));
         let newest = servers.iter().map(|(server, ..)| server.config_epoch).max();
-        let listed = servers.iter().map(|server| listed(server, newest));
+        let now = Instant::now();
+        let heard: BTreeMap<_, _> = servers
+            .iter()
+            .map(|(server, age, _)| (&server.server_id, now.checked_sub(*age)))
+            .collect();
+        let heard = |node: &NodeName| heard.get(node).copied().flatten();
+        let pending = self.describer.pending.counts(heard);
+        let listed = servers
+            .iter()
+            .map(|server| listed(server, newest, &pending));
         listed.collect()
     }
 }
 
 /// A server, how long ago it said so, and whether it may be otherwise by now; and whether another one has a newer
-/// configuration than it.
-fn listed((server, age, stale): &(Arc<Server>, Duration, bool), newest: Option<u64>) -> Value {
+/// configuration than it. What is on its way there counts as `pending`.
+fn listed(
+    (server, age, stale): &(Arc<Server>, Duration, bool),
+    newest: Option<u64>,
+    pending: &Counts,
+) -> Value {
     let mut shown = json!(server);
+    let on_its_way = pending.get(&server.server_id).copied().unwrap_or(0);
+    shown["pending"] = json!(server.usage.pending.saturating_add(on_its_way));
     shown["ageMs"] = json!(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
     shown["stale"] = json!(stale);
     shown["behind"] = json!(Some(server.config_epoch) < newest);

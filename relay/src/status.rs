@@ -43,6 +43,7 @@ fn show(sources: &Sources) -> Value {
         groups,
         gauges,
         global,
+        pending: _,
     } = &sources.servers.describer;
     let settings = local.settings.now();
     let sessions: Vec<_> = outfit

@@ -15,6 +15,7 @@ use sallyport_cluster::{
 use sallyport_link::{ClusterKeys, Key as Secret};
 use sallyport_node::Server;
 use sallyport_ops::Tasks;
+use sallyport_placement::pending::Pending;
 use sallyport_relay::membership::{Here, Observer, Reach, Speaker};
 use sallyport_wire::Scope;
 use serde_json::json;
@@ -94,6 +95,7 @@ struct Node {
     tasks: Tasks,
     says: Arc<Mutex<u64>>,
     prompts: watch::Sender<()>,
+    pending: Pending,
 }
 
 fn secret() -> Secret {
@@ -133,18 +135,21 @@ impl World {
         };
         let says = Arc::new(Mutex::new(0));
         let (said, name) = (Arc::clone(&says), name.to_owned());
+        let pending = Pending::default();
+        let placed = pending.clone();
         let describe = {
             let name = name.clone();
             move || Here {
                 server: server(&name, generation, *said.lock().expect("not poisoned")),
                 reach: Reach::default(),
+                placing: placed.own(),
             }
         };
         let own = || (name.parse().expect("a name"), generation);
         let bus = || Arc::new(line.clone());
         let speaker = Speaker::new(own(), Arc::new(describe), bus(), keys.clone());
         let speaker = speaker.expect("a topic");
-        let observer = Observer::new(own(), bus(), keys).expect("a topic");
+        let observer = Observer::new(own(), bus(), keys, pending.clone()).expect("a topic");
         let (tasks, prompts) = (Tasks::new(), watch::Sender::new(()));
         let prompted = stream::unfold(prompts.subscribe(), |mut changes| async move {
             changes.changed().await.ok()?;
@@ -159,6 +164,7 @@ impl World {
             tasks,
             says,
             prompts,
+            pending,
         }
     }
 }
@@ -202,6 +208,34 @@ impl Node {
         }
         since.elapsed()
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_places_counts_at_the_others_until_it_is_there_or_the_node_is_gone() {
+    let world = World::new();
+    let nodes = ["a", "b", "c"].map(|name| world.node(name, 1));
+    let [a, b, _] = &nodes;
+    a.until_it_sees(&["b", "c"]).await;
+    let server = "c".parse().expect("a name");
+    let there = |node: &Node| node.pending.counts(|_| None).get(&server).copied();
+    let until = async |count: Option<u64>, node: &Node| {
+        let since = Instant::now();
+        while there(node) != count {
+            sleep(Duration::from_millis(10)).await;
+            assert!(since.elapsed() < 2 * GONE, "{:?}", there(node));
+        }
+        since.elapsed()
+    };
+
+    let first = b.pending.insist(&server);
+    let _second = b.pending.insist(&server);
+    b.prompts.send_replace(());
+    assert!(until(Some(2), a).await < SEEN);
+    drop(first);
+    b.prompts.send_replace(());
+    assert!(until(Some(1), a).await < SEEN);
+    b.kill();
+    assert!(until(None, a).await < GONE);
 }
 
 #[tokio::test(start_paused = true)]

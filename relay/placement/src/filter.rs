@@ -36,8 +36,8 @@ pub struct Known {
 
 /// Knows the servers.
 pub trait Roster: fmt::Debug + Send + Sync {
-    /// As they are now.
-    fn look(&self) -> Look;
+    /// As they are now; none where the other nodes are not heard.
+    fn look(&self) -> Option<Look>;
 }
 
 /// Why a server is not in the list that scripts get.

@@ -56,17 +56,28 @@ impl Default for Settings {
     }
 }
 
+/// What a placement works with.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The node that chooses.
+    pub node: NodeName,
+    /// The servers to choose from.
+    pub roster: Arc<dyn Roster>,
+    /// The configuration of the cluster.
+    pub config: watch::Receiver<Option<Applied>>,
+    /// What is on its way, here and by other relays.
+    pub pending: Pending,
+    /// Runs the scripts.
+    pub engine: Engine,
+}
+
 /// Chooses servers. A clone is the same one.
 #[derive(Clone)]
 pub struct Placement(Arc<Shared>);
 
 struct Shared {
-    node: NodeName,
+    parts: Parts,
     settings: Settings,
-    roster: Arc<dyn Roster>,
-    config: watch::Receiver<Option<Applied>>,
-    engine: Engine,
-    pending: Pending,
     traces: Traces,
     chains: Mutex<Option<Arc<Chains>>>,
     epochs: Mutex<Epochs>,
@@ -100,21 +111,11 @@ struct View {
 }
 
 impl Placement {
-    /// Chooses on the node `node` among those of `roster`, by the chains of `config`.
+    /// Chooses on one node.
     #[must_use]
-    pub fn new(
-        node: NodeName,
-        settings: Settings,
-        roster: Arc<dyn Roster>,
-        config: watch::Receiver<Option<Applied>>,
-        engine: Engine,
-    ) -> Self {
+    pub fn new(parts: Parts, settings: Settings) -> Self {
         Self(Arc::new(Shared {
-            node,
-            roster,
-            config,
-            engine,
-            pending: Pending::default(),
+            parts,
             traces: Traces::new(settings.room),
             chains: Mutex::default(),
             epochs: Mutex::default(),
@@ -141,7 +142,7 @@ impl Placement {
     pub async fn dry_run(&self, request: Request) -> Result<Arc<Trace>, PlacementError> {
         let mut placing = self.begin(request, true)?;
         let turn = self.turn().await?;
-        let view = self.view(&placing.trace.request, &placing.failed);
+        let view = self.view(&placing.trace.request, &placing.failed)?;
         let came = Box::pin(placing.decide(view, 0)).await;
         drop(turn);
         placing.tell(&came);
@@ -151,7 +152,7 @@ impl Placement {
     /// Repeats a placement that is kept; none if it is not.
     pub async fn replay(&self, id: &str) -> Option<Replay> {
         let trace = self.0.traces.find(id)?;
-        Some(replay::replay(&self.0.engine, &trace).await)
+        Some(replay::replay(&self.0.parts.engine, &trace).await)
     }
 
     /// The last placements.
@@ -160,24 +161,10 @@ impl Placement {
         &self.0.traces
     }
 
-    /// What is on its way.
-    #[must_use]
-    pub fn pending(&self) -> &Pending {
-        &self.0.pending
-    }
-
-    /// How many placements are on their way to each server, as far as they are known here.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        let look = self.0.roster.look();
-        let heard = heard(&look.servers);
-        self.0.pending.counts(|node| heard.get(node).copied())
-    }
-
     /// The chains that decide now.
     #[must_use]
     pub fn chains(&self) -> Arc<Chains> {
-        let config = self.0.config.borrow();
+        let config = self.0.parts.config.borrow();
         let epoch = config.as_ref().map_or(0, |applied| applied.epoch);
         let mut chains = lock(&self.0.chains);
         match chains.as_ref().filter(|chains| chains.epoch == epoch) {
@@ -198,7 +185,7 @@ impl Placement {
         let trace = Trace {
             id: format!("{:010x}", seed >> 24),
             time: now,
-            node: self.0.node.to_string(),
+            node: self.0.parts.node.to_string(),
             dry_run,
             epoch: chains.epoch,
             on_script_failure: chains.on_script_failure,
@@ -224,11 +211,16 @@ impl Placement {
         turn.map_err(|_late| PlacementError::Waited(TURN_WITHIN))?
     }
 
-    fn view(&self, request: &Request, failed: &BTreeMap<String, String>) -> View {
-        let look = self.0.roster.look();
+    fn view(
+        &self,
+        request: &Request,
+        failed: &BTreeMap<String, String>,
+    ) -> Result<View, PlacementError> {
+        let parts = &self.0.parts;
+        let look = parts.roster.look().ok_or(PlacementError::NotObserving)?;
         let now = Instant::now();
         let heard = heard(&look.servers);
-        let counts = self.0.pending.counts(|node| heard.get(node).copied());
+        let counts = parts.pending.counts(|node| heard.get(node).copied());
         let newest = look.servers.iter().map(|known| known.server.config_epoch);
         let filter = Filter {
             request,
@@ -249,12 +241,12 @@ impl Placement {
             }
         }
         objects.forget_others(&heard);
-        View {
+        Ok(View {
             servers,
             dropped,
             stale: look.stale,
             counts,
-        }
+        })
     }
 }
 
@@ -316,7 +308,7 @@ impl Placing {
         let _turn = placement.turn().await?;
         let mut repeated = 0;
         loop {
-            let view = placement.view(&self.trace.request, &self.failed);
+            let view = placement.view(&self.trace.request, &self.failed)?;
             let counts = view.counts.clone();
             let came = self.decide(view, repeated).await;
             let chosen = match &came {
@@ -332,8 +324,8 @@ impl Placing {
             })?;
             let upon = counts.get(&server).copied().unwrap_or(0);
             let claim = match repeated {
-                REPEATS => Some(placement.0.pending.insist(&server)),
-                _ => placement.0.pending.claim(&server, upon),
+                REPEATS => Some(placement.0.parts.pending.insist(&server)),
+                _ => placement.0.parts.pending.claim(&server, upon),
             };
             if let Some(claim) = claim {
                 self.tell(&came);
@@ -356,7 +348,7 @@ impl Placing {
             moment,
             recorded: None,
         };
-        let engine = self.placement.0.engine.clone();
+        let engine = self.placement.0.parts.engine.clone();
         let steps = Box::pin(engine.run(work)).await;
         let came = Decided {
             action: self.trace.request.action,
@@ -479,7 +471,7 @@ impl Placed {
 impl fmt::Debug for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Placement")
-            .field("node", &self.0.node)
+            .field("node", &self.0.parts.node)
             .finish_non_exhaustive()
     }
 }

@@ -17,6 +17,7 @@ use sallyport_ops::admin::AskError;
 use sallyport_ops::config::ConfigError;
 use sallyport_ops::{Exit, Table, Tasks, Workers, admin, files, places};
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::{Listing, cluster_keys_of, complain, say};
@@ -38,11 +39,18 @@ const WITHIN: Duration = Duration::from_secs(15);
 pub(super) struct ConfigArgs {
     #[command(subcommand)]
     command: ConfigCommand,
+    #[command(flatten)]
+    at: At,
+}
+
+/// Whose configuration is meant.
+#[derive(Debug, Args)]
+pub(super) struct At {
     /// Go to the store behind this broker.json, with the cluster-keys.json beside it [default: the running relay, else its own store]
     #[arg(long, value_name = "FILE", global = true)]
-    broker: Option<PathBuf>,
+    pub(super) broker: Option<PathBuf>,
     #[command(flatten)]
-    listing: Listing,
+    pub(super) listing: Listing,
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,7 +90,7 @@ enum ConfigCommand {
 
 /// Why nothing was done.
 #[derive(Debug, thiserror::Error)]
-enum ConfigCommandError {
+pub(super) enum ConfigCommandError {
     #[error("{}: {cause}", path.display())]
     File { path: PathBuf, cause: io::Error },
     #[error("{}: {cause}", path.display())]
@@ -114,7 +122,7 @@ enum ConfigCommandError {
 }
 
 impl ConfigCommandError {
-    const fn exit(&self) -> Exit {
+    pub(super) const fn exit(&self) -> Exit {
         match self {
             Self::Only(_) => Exit::Usage,
             Self::Load(_)
@@ -136,21 +144,18 @@ impl ConfigCommandError {
 
 /// Does what was asked for.
 pub(super) fn config(args: &ConfigArgs) -> Exit {
+    let at = &args.at;
     let done = match &args.command {
-        ConfigCommand::Export { dir, only } => export(args, dir, only.as_deref()),
-        ConfigCommand::Import { dir, only, dry_run } => {
-            import(args, dir, only.as_deref(), *dry_run)
-        }
-        ConfigCommand::History => {
-            asked(args, Order::History).map(|answer| match args.listing.json {
-                true => format!("{answer:#}\n"),
-                false => history(&answer),
-            })
-        }
+        ConfigCommand::Export { dir, only } => export(at, dir, only.as_deref()),
+        ConfigCommand::Import { dir, only, dry_run } => import(at, dir, only.as_deref(), *dry_run),
+        ConfigCommand::History => asked(at, Order::History).map(|answer| match at.listing.json {
+            true => format!("{answer:#}\n"),
+            false => history(&answer),
+        }),
         ConfigCommand::Rollback { epoch, dry_run } => {
             let (epoch, dry_run) = (*epoch, *dry_run);
-            let answer = asked(args, Order::Rollback { epoch, dry_run });
-            answer.map(|answer| changes(args, &answer))
+            let answer = asked(at, Order::Rollback { epoch, dry_run });
+            answer.map(|answer| changes(at, &answer))
         }
     };
     match done {
@@ -159,8 +164,8 @@ pub(super) fn config(args: &ConfigArgs) -> Exit {
     }
 }
 
-fn export(args: &ConfigArgs, dir: &Path, only: Option<&str>) -> Result<String, ConfigCommandError> {
-    let mut answer = asked(args, Order::Export)?;
+fn export(at: &At, dir: &Path, only: Option<&str>) -> Result<String, ConfigCommandError> {
+    let mut answer = asked(at, Order::Export)?;
     let bundle = Bundle::from_value(answer["bundle"].take())?;
     let bundle = match only {
         Some(kind) => bundle.only(kind)?,
@@ -174,7 +179,7 @@ fn export(args: &ConfigArgs, dir: &Path, only: Option<&str>) -> Result<String, C
         cause,
     })?;
     let (epoch, objects) = (&answer["epoch"], bundle.len());
-    if args.listing.json {
+    if at.listing.json {
         let told = json!({ "epoch": epoch, "objects": objects, "file": path });
         return Ok(format!("{told:#}\n"));
     }
@@ -185,7 +190,7 @@ fn export(args: &ConfigArgs, dir: &Path, only: Option<&str>) -> Result<String, C
 }
 
 fn import(
-    args: &ConfigArgs,
+    at: &At,
     dir: &Path,
     only: Option<&str>,
     dry_run: bool,
@@ -202,8 +207,8 @@ fn import(
         None => bundle,
     };
     let bundle = bundle.to_value();
-    let answer = asked(args, Order::Import { bundle, dry_run })?;
-    Ok(changes(args, &answer))
+    let answer = asked(at, Order::Import { bundle, dry_run })?;
+    Ok(changes(at, &answer))
 }
 
 /// As much of the file as shows that it is too large.
@@ -218,39 +223,47 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// The running relay's answer, else that of the store itself.
-fn asked(args: &ConfigArgs, order: Order) -> Result<Value, ConfigCommandError> {
-    let runtime = Workers::ONE
-        .runtime()
-        .map_err(ConfigCommandError::Runtime)?;
-    let config = args.listing.config.file();
-    if args.broker.is_none() {
-        let socket = places::admin_socket("relay", &config);
-        match runtime.block_on(admin::ask(&socket, "POST", CONFIG, Some(json!(order)))) {
-            Err(AskError::NotRunning { .. }) => {}
-            answer => return Ok(answer?),
+pub(super) fn asked(at: &At, order: Order) -> Result<Value, ConfigCommandError> {
+    if at.broker.is_none() {
+        match ask_relay(at, "POST", CONFIG, Some(json!(order))) {
+            Err(ConfigCommandError::Ask(AskError::NotRunning { .. })) => {}
+            answer => return answer,
         }
     }
-    runtime.block_on(Box::pin(directly(args, &config, order)))
+    let config = at.listing.config.file();
+    runtime()?.block_on(Box::pin(directly(at, &config, order)))
 }
 
-async fn directly(
-    args: &ConfigArgs,
-    config: &Path,
-    order: Order,
+/// The running relay's answer.
+pub(super) fn ask_relay(
+    at: &At,
+    method: &str,
+    path: &str,
+    body: Option<Value>,
 ) -> Result<Value, ConfigCommandError> {
+    let socket = places::admin_socket("relay", &at.listing.config.file());
+    Ok(runtime()?.block_on(admin::ask(&socket, method, path, body))?)
+}
+
+/// What a command runs on.
+pub(super) fn runtime() -> Result<Runtime, ConfigCommandError> {
+    Workers::ONE.runtime().map_err(ConfigCommandError::Runtime)
+}
+
+async fn directly(at: &At, config: &Path, order: Order) -> Result<Value, ConfigCommandError> {
     let tasks = Tasks::new();
-    let answer = in_store(args, config, order, &tasks).await;
+    let answer = in_store(at, config, order, &tasks).await;
     tasks.drain(Duration::ZERO).await;
     answer
 }
 
 async fn in_store(
-    args: &ConfigArgs,
+    at: &At,
     config: &Path,
     order: Order,
     tasks: &Tasks,
 ) -> Result<Value, ConfigCommandError> {
-    let (cluster, keys, floor) = match &args.broker {
+    let (cluster, keys, floor) = match &at.broker {
         // which epochs this node has accepted says nothing about a store that is named
         Some(file) => {
             let cluster = Cluster::start_with(Broker::load(file)?, Limits::default(), tasks)?;
@@ -293,8 +306,8 @@ fn machine() -> String {
 }
 
 /// What becomes of each object, and whether it has.
-fn changes(args: &ConfigArgs, answer: &Value) -> String {
-    if args.listing.json {
+pub(super) fn changes(at: &At, answer: &Value) -> String {
+    if at.listing.json {
         return format!("{:#}\n", answer["differences"]);
     }
     let mut table = Table::new(&["change", "kind", "name"]);

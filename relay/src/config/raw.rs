@@ -14,6 +14,7 @@ use toml::Spanned;
 
 use super::limits::RawLimits;
 use super::metrics::RawMetrics;
+use super::placement::RawPlacement;
 
 /// The whole file. Every key has a default, so that the smallest file is one session.
 #[derive(Debug, Default, Deserialize)]
@@ -35,6 +36,7 @@ pub(super) struct RawConfig {
     pub(super) limits: RawLimits,
     pub(super) cluster: RawCluster,
     pub(super) metrics: RawMetrics,
+    pub(super) placement: RawPlacement,
     pub(super) direct: RawDirect,
     pub(super) peer: Vec<Spanned<RawPeer>>,
     pub(super) session: Vec<Spanned<RawSession>>,

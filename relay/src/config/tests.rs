@@ -61,6 +61,7 @@ fn the_example_loads_and_shows_the_real_defaults() {
         ..MetricsConfig::default()
     };
     assert_eq!(config.metrics, metrics);
+    assert_eq!(config.placement, PlacementConfig::default());
     assert_eq!(config.sessions.len(), 3);
     assert_eq!(config.static_data["group"], "render");
     for line in Limits::LINES {
@@ -97,7 +98,7 @@ fn an_unknown_key_in_any_table_is_refused_with_its_line() {
         .filter(|(_, line)| line.starts_with('[') && *line != "[static_data]")
         .map(|(place, _)| place)
         .collect();
-    assert_eq!(tables.len(), 8);
+    assert_eq!(tables.len(), 9);
     for place in tables.into_iter().map(|place| place + 1).chain([0]) {
         let mut lines: Vec<&str> = EXAMPLE.lines().collect();
         lines.insert(place, "x_unknown = 1");

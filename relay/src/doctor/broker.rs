@@ -13,6 +13,7 @@ use sallyport_cluster::{
 };
 use sallyport_link::ClusterKeys;
 use sallyport_ops::Tasks;
+use sallyport_placement::pending::Pending;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -158,7 +159,8 @@ fn peers(heard: Survey) -> Finding {
 async fn survey(bus: Arc<dyn Bus>, keys: ClusterKeys, config: &Config, tasks: &Tasks) -> Survey {
     let keys = watch::Sender::new(Arc::new(keys));
     // older than any process of this node
-    match Observer::new((config.node.clone(), 0), bus, keys.subscribe()) {
+    let own = (config.node.clone(), 0);
+    match Observer::new(own, bus, keys.subscribe(), Pending::default()) {
         Ok(observer) => observer.survey(tasks).await,
         Err(_no_topic) => Survey::default(),
     }

@@ -11,6 +11,7 @@ use sallyport_link::ClusterKeys;
 use sallyport_node::members::{Heard, Member, Members, SPEAK_EVERY};
 use sallyport_ops::Tasks;
 use sallyport_ops::paced::Paced;
+use sallyport_placement::pending::{Counts, Pending};
 use sallyport_wire::NodeName;
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep};
@@ -41,6 +42,7 @@ struct Shared {
     members: Mutex<Members>,
     changes: watch::Sender<u64>,
     reaches: watch::Sender<BTreeMap<NodeName, Reach>>,
+    pending: Pending,
     refusals: Paced,
     /// Why a node was not believed last.
     distrusted: Mutex<Option<(String, Instant)>>,
@@ -56,7 +58,7 @@ pub struct Survey {
 }
 
 impl Observer {
-    /// Hears for the process `generation` of a node. Nothing is heard yet.
+    /// Hears for the process `generation` of a node, and notes in `pending` what the others place. Nothing is heard yet.
     ///
     /// # Errors
     /// [`NotAKey`], which no name of a node can cause.
@@ -64,8 +66,10 @@ impl Observer {
         (node, generation): (NodeName, u64),
         bus: Arc<dyn Bus>,
         keys: watch::Receiver<Arc<ClusterKeys>>,
+        pending: Pending,
     ) -> Result<Self, NotAKey> {
         Ok(Self(Arc::new(Shared {
+            pending,
             nodes: nodes()?,
             members: Mutex::new(Members::new(node.clone(), generation)),
             own: (node, generation),
@@ -88,7 +92,7 @@ impl Observer {
     pub async fn survey(&self, tasks: &Tasks) -> Survey {
         let shared = &self.0;
         let (bus, keys) = (Arc::clone(&shared.bus), shared.keys.clone());
-        let Ok(looking) = Self::new(shared.own.clone(), bus, keys) else {
+        let Ok(looking) = Self::new(shared.own.clone(), bus, keys, Pending::default()) else {
             return Survey::default();
         };
         let tasks = tasks.child();
@@ -209,7 +213,12 @@ impl Observer {
         distrusted.unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn believe(&self, Here { server, reach }: Here, version: u64) {
+    fn believe(&self, here: Here, version: u64) {
+        let Here {
+            server,
+            reach,
+            placing,
+        } = here;
         let (node, generation) = (server.server_id.clone(), server.generation);
         let heard = self.members().hear(server, version, Instant::now());
         match heard {
@@ -229,6 +238,7 @@ impl Observer {
             self.tell();
         }
         if node != self.0.own.0 {
+            self.0.pending.told(node.clone(), placing);
             self.0.reaches.send_if_modified(|reaches| {
                 let news = reaches.get(&node) != Some(&reach);
                 reaches.insert(node, reach);
@@ -239,6 +249,9 @@ impl Observer {
 
     /// Nothing of these nodes is reached any more.
     fn lose(&self, nodes: &[NodeName]) {
+        for node in nodes {
+            self.0.pending.told(node.clone(), Counts::new());
+        }
         self.0.reaches.send_if_modified(|reaches| {
             let before = reaches.len();
             reaches.retain(|node, _| !nodes.contains(node));

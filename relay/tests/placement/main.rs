@@ -11,6 +11,8 @@ use sallyport_node::Server;
 use sallyport_ops::{Bounds, Programs, Tasks};
 use sallyport_placement::engine::{Engine, PROGRAMS};
 use sallyport_placement::filter::{Known, Look, Roster};
+use sallyport_placement::pending::Pending;
+use sallyport_placement::placement::Parts;
 use sallyport_placement::trace::{Trace, Verdict};
 use sallyport_placement::{Action, Placement, Request, Settings};
 use serde_json::{Value, json};
@@ -31,14 +33,15 @@ mod storm;
 struct There(Mutex<Look>);
 
 impl Roster for There {
-    fn look(&self) -> Look {
-        self.0.lock().expect("nobody panics").clone()
+    fn look(&self) -> Option<Look> {
+        Some(self.0.lock().expect("nobody panics").clone())
     }
 }
 
 /// A relay's placement, its servers and its configuration.
 struct World {
     placement: Placement,
+    pending: Pending,
     there: Arc<There>,
     config: watch::Sender<Option<Applied>>,
 }
@@ -84,10 +87,17 @@ impl World {
     fn with(servers: &[Value], engine: Engine, settings: Settings) -> Self {
         let there = Arc::new(There::default());
         let (config, changes) = watch::channel(None);
-        let node = "local".parse().expect("a name");
-        let roster = Arc::clone(&there);
+        let pending = Pending::default();
+        let parts = Parts {
+            node: "local".parse().expect("a name"),
+            roster: Arc::<There>::clone(&there),
+            config: changes,
+            pending: pending.clone(),
+            engine,
+        };
         let world = Self {
-            placement: Placement::new(node, settings, roster, changes, engine),
+            placement: Placement::new(parts, settings),
+            pending,
             there,
             config,
         };

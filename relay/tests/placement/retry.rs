@@ -13,12 +13,8 @@ fn servers(ids: &[&str]) -> Vec<Value> {
 
 fn pending(world: &World, id: &str) -> u64 {
     let node = id.parse().expect("a name");
-    world
-        .placement
-        .counts()
-        .get(&node)
-        .copied()
-        .unwrap_or_default()
+    let counts = world.pending.counts(|_| None);
+    counts.get(&node).copied().unwrap_or_default()
 }
 
 #[tokio::test]
@@ -89,14 +85,11 @@ async fn what_is_on_its_way_is_seen_by_the_next_decision() {
     both.sort();
     assert_eq!(both, ["a", "b"]);
     drop((first, second, third));
-    assert!(world.placement.counts().is_empty());
+    assert!(world.pending.counts(|_| None).is_empty());
 
     // of another relay
     let told = [("a".parse().expect("a name"), 9)].into();
-    world
-        .placement
-        .pending()
-        .told("r2".parse().expect("a name"), told);
+    world.pending.told("r2".parse().expect("a name"), told);
     let next = world.placement.place(start()).await.expect("chosen");
     assert_eq!(next.server().as_str(), "b");
 }

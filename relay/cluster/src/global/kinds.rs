@@ -10,7 +10,7 @@ use super::bundle::Object;
 const MAX_NAME: usize = 64;
 
 /// Longest source of a function, in bytes.
-const MAX_SOURCE: usize = 64 << 10;
+pub const MOST_SOURCE: usize = 64 << 10;
 
 /// Longest path, in bytes.
 const MAX_PATH: usize = 4096;
@@ -152,7 +152,7 @@ fn script(fields: &mut Fields<'_>) {
 /// A JavaScript function, or a program.
 fn code(fields: &mut Fields<'_>) {
     match fields.one_of("kind", &["javascript", "executable"]) {
-        Some("javascript") => drop(fields.text("source", MAX_SOURCE)),
+        Some("javascript") => drop(fields.text("source", MOST_SOURCE)),
         Some("executable") => fields.path("path"),
         // what else there should be cannot be told
         _ => fields.known.extend(["source", "path"]),
