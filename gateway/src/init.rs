@@ -9,7 +9,8 @@ use rustls::pki_types::UnixTime;
 use sallyport_certs::{CertError, Identity, Pin, TEN_YEARS, Trust, self_signed};
 use sallyport_link::key::KeyError;
 use sallyport_link::{GatewayAddress, GatewayFile, GatewayUrl, Host, Key, KeyFileError};
-use sallyport_ops::{Exit, files, places, privileges};
+use sallyport_ops::written::Written;
+use sallyport_ops::{Exit, places, privileges};
 use sallyport_wire::Scope;
 
 use crate::files::{FilesError, speaks_for};
@@ -142,19 +143,34 @@ pub fn run(args: &InitArgs, out: &mut dyn Write) -> Result<Initialised, InitErro
     let fresh = !args.dir.exists();
     make_directory(&args.dir)?;
     let mut written = Written::default();
+    if fresh {
+        written.note(&args.dir);
+    }
     if let Some((cert_pem, key_pem)) = &certificate.made {
-        written.put(&args.dir.join(KEY), key_pem.as_bytes(), MODE_SECRET)?;
-        written.put(&args.dir.join(CERT), cert_pem.as_bytes(), MODE_PUBLIC)?;
+        put(
+            &mut written,
+            &args.dir.join(KEY),
+            key_pem.as_bytes(),
+            MODE_SECRET,
+        )?;
+        put(
+            &mut written,
+            &args.dir.join(CERT),
+            cert_pem.as_bytes(),
+            MODE_PUBLIC,
+        )?;
     }
     let keys_path = args.dir.join(KEYS);
     keys.save_new(&keys_path)?;
-    written.0.push(keys_path.clone());
-    written.put(&args.dir.join(CONFIG), config.as_bytes(), MODE_PUBLIC)?;
-    if fresh {
-        written.0.push(args.dir.clone());
-    }
+    written.note(&keys_path);
+    put(
+        &mut written,
+        &args.dir.join(CONFIG),
+        config.as_bytes(),
+        MODE_PUBLIC,
+    )?;
     if let Ok(Some(account)) = privileges::uid_of(ACCOUNT) {
-        written.hand_over(account)?;
+        hand_over(&written, account)?;
     }
     written.keep();
     let done = Initialised {
@@ -311,40 +327,20 @@ fn make_directory(dir: &Path) -> Result<(), InitError> {
     made.map_err(|cause| write_error(dir, cause))
 }
 
-/// What has been written so far; removed again unless everything is.
-#[derive(Default)]
-struct Written(Vec<PathBuf>);
-
-impl Written {
-    fn put(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), InitError> {
-        files::write_new(path, bytes, mode).map_err(|cause| write_error(path, cause))?;
-        self.0.push(path.to_owned());
-        Ok(())
-    }
-
-    /// Gives what root has written to the account that will read it.
-    fn hand_over(&self, account: u32) -> Result<(), InitError> {
-        for path in &self.0 {
-            let by_root = |file: fs::Metadata| file.uid() == 0;
-            if fs::symlink_metadata(path).is_ok_and(by_root) {
-                chown(path, Some(account), None).map_err(|cause| write_error(path, cause))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn keep(mut self) {
-        self.0.clear();
-    }
+fn put(written: &mut Written, path: &Path, bytes: &[u8], mode: u32) -> Result<(), InitError> {
+    let put = written.put(path, bytes, mode);
+    put.map_err(|cause| write_error(path, cause))
 }
 
-impl Drop for Written {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            // the error that led here is the one to tell
-            drop(fs::remove_file(path).or_else(|_directory| fs::remove_dir(path)));
+/// Gives what root has written to the account that will read it.
+fn hand_over(written: &Written, account: u32) -> Result<(), InitError> {
+    for path in written.paths() {
+        let by_root = |file: fs::Metadata| file.uid() == 0;
+        if fs::symlink_metadata(path).is_ok_and(by_root) {
+            chown(path, Some(account), None).map_err(|cause| write_error(path, cause))?;
         }
     }
+    Ok(())
 }
 
 fn write_error(path: &Path, cause: io::Error) -> InitError {

@@ -1,20 +1,18 @@
 //! `sallyport-gateway key`: the keys of `gateway.json`, added, listed and revoked. A running gateway follows
 //! the file, so none of this needs it stopped, or running.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use sallyport_link::key::KeyError;
+use sallyport_link::key_file::{self, Listed};
 use sallyport_link::{Expiry, GatewayFile, Key, KeyFileError, Past};
 use sallyport_ops::Exit;
-use sallyport_ops::files;
 use sallyport_ops::table::Table;
 use sallyport_wire::{ClusterName, Glob, NameError, PortRange, Scope};
 use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 /// `key …`
 #[derive(Debug, Clone, clap::Args)]
@@ -114,22 +112,6 @@ pub enum KeysError {
     /// The same file for both.
     #[error("--out {} is the gateway's own file: choose another name", .0.display())]
     OutIsOwn(PathBuf),
-    /// There is no key of that id.
-    #[error("there is no key `{kid}`; there are: {there}")]
-    Unknown {
-        /// As asked for.
-        kid: String,
-        /// Those that exist.
-        there: String,
-    },
-    /// Another command could not be kept out of the file.
-    #[error("{}: its folder cannot be locked: {cause}", path.display())]
-    Lock {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        cause: io::Error,
-    },
     /// What was done could not be told.
     #[error("writing the output: {0}")]
     Output(#[from] io::Error),
@@ -144,11 +126,7 @@ impl KeysError {
                 Exit::Usage
             }
             Self::GatewayFile(error) if error.is_config() => Exit::Config,
-            Self::GatewayFile(_)
-            | Self::Key(_)
-            | Self::Unknown { .. }
-            | Self::Lock { .. }
-            | Self::Output(_) => Exit::Failure,
+            Self::GatewayFile(_) | Self::Key(_) | Self::Output(_) => Exit::Failure,
         }
     }
 }
@@ -178,7 +156,7 @@ fn add(
 ) -> Result<KeysDone, KeysError> {
     let scope = scope(args)?;
     let expires = args.expires.map(|expiry| expiry.end(now)).transpose()?;
-    let _lock = lock(file)?;
+    let _lock = key_file::lock(file)?;
     let mut all = GatewayFile::load_as_administrator(file)?;
     let key = match args.public_only {
         true => Key::generate_pair(scope, expires)?,
@@ -237,13 +215,11 @@ fn list(
     }
     let mut table = Table::new(&["KEY", "ALGORITHM", "STATE", "EXPIRES", "SCOPE"]);
     for row in &rows {
-        let expires = row.expires.clone().unwrap_or_else(|| "never".to_owned());
-        let (algorithm, state) = (row.algorithm.to_owned(), row.state.to_owned());
         table.row([
-            row.kid.clone(),
-            algorithm,
-            state,
-            expires,
+            row.listed.kid.clone(),
+            row.algorithm.to_owned(),
+            row.listed.state.to_owned(),
+            row.listed.until(),
             describe(&row.scope),
         ]);
     }
@@ -252,17 +228,9 @@ fn list(
 }
 
 fn revoke(args: &RevokeArgs, file: &Path, out: &mut dyn Write) -> Result<KeysDone, KeysError> {
-    let _lock = lock(file)?;
+    let _lock = key_file::lock(file)?;
     let mut all = GatewayFile::load_as_administrator(file)?;
-    let before = all.keys.len();
-    let there: Vec<_> = all.keys.iter().map(|key| key.kid.clone()).collect();
-    all.keys.retain(|key| key.kid != args.kid);
-    if all.keys.len() == before {
-        return Err(KeysError::Unknown {
-            kid: args.kid.clone(),
-            there: there.join(", "),
-        });
-    }
+    key_file::take_out(&mut all.keys, &args.kid)?;
     all.save(file)?;
     writeln!(
         out,
@@ -285,20 +253,17 @@ fn revoke(args: &RevokeArgs, file: &Path, out: &mut dyn Write) -> Result<KeysDon
 /// One key of a listing.
 #[derive(Debug, Serialize)]
 struct Row {
-    kid: String,
+    #[serde(flatten)]
+    listed: Listed,
     algorithm: &'static str,
-    state: &'static str,
-    expires: Option<String>,
     scope: Scope,
 }
 
 impl Row {
     fn new(key: &Key, now: OffsetDateTime) -> Self {
         Self {
-            kid: key.kid.clone(),
+            listed: Listed::new(key, now),
             algorithm: key.algorithm(),
-            state: if key.is_live(now) { "live" } else { "expired" },
-            expires: key.expires.and_then(|end| end.format(&Rfc3339).ok()),
             scope: key.scope.clone(),
         }
     }
@@ -349,13 +314,6 @@ fn glob(option: &'static str, text: Option<&str>) -> Result<Glob, KeysError> {
         }
         Some(text) => Ok(Glob::new(text)),
     }
-}
-
-fn lock(file: &Path) -> Result<File, KeysError> {
-    files::lock_folder_of(file).map_err(|cause| KeysError::Lock {
-        path: file.to_owned(),
-        cause,
-    })
 }
 
 fn same_place(a: &Path, b: &Path) -> bool {

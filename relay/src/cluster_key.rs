@@ -1,17 +1,16 @@
 //! `sallyport-relay cluster-key`: the keys of `cluster-keys.json`, added, listed and revoked. Running relays follow the
 //! file, so none of this needs one stopped, or running.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use sallyport_link::key::KeyError;
+use sallyport_link::key_file::{self, Listed};
 use sallyport_link::{ClusterKeys, Expiry, Key, KeyFileError, Past};
-use sallyport_ops::{Exit, Table, files};
+use sallyport_ops::{Exit, Table};
 use sallyport_wire::Scope;
 use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 /// What to do with cluster keys.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -68,22 +67,6 @@ pub enum ClusterKeyError {
     /// There is no file yet.
     #[error("{} is not there; make it with `sallyport-relay cluster-key add`, or copy it from another node", .0.display())]
     None(PathBuf),
-    /// There is no key of that id.
-    #[error("there is no key `{kid}`; there are: {there}")]
-    Unknown {
-        /// As asked for.
-        kid: String,
-        /// Those that exist.
-        there: String,
-    },
-    /// Another command could not be kept out of the file.
-    #[error("{}: its folder cannot be locked: {cause}", path.display())]
-    Lock {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        cause: io::Error,
-    },
     /// What was done could not be told.
     #[error("writing the output: {0}")]
     Output(#[from] io::Error),
@@ -96,12 +79,7 @@ impl ClusterKeyError {
         match self {
             Self::Past(_) => Exit::Usage,
             Self::File(error) if error.is_config() => Exit::Config,
-            Self::File(_)
-            | Self::Key(_)
-            | Self::None(_)
-            | Self::Unknown { .. }
-            | Self::Lock { .. }
-            | Self::Output(_) => Exit::Failure,
+            Self::File(_) | Self::Key(_) | Self::None(_) | Self::Output(_) => Exit::Failure,
         }
     }
 }
@@ -130,7 +108,7 @@ fn add(
     out: &mut dyn Write,
 ) -> Result<(), ClusterKeyError> {
     let expires = args.expires.map(|expiry| expiry.end(now)).transpose()?;
-    let _lock = lock(file)?;
+    let _lock = key_file::lock(file)?;
     let key = Key::generate(Scope::default(), expires)?;
     let mut all = match there(file) {
         Ok(all) => all,
@@ -144,7 +122,7 @@ fn add(
         false => all.save_new(file)?,
     }
     if args.json {
-        return tell(&Row::new(&key, now), out);
+        return tell(&Listed::new(&key, now), out);
     }
     writeln!(out, "Added key {} to {}", key.kid, file.display())?;
     writeln!(
@@ -166,17 +144,17 @@ fn list(
     now: OffsetDateTime,
     out: &mut dyn Write,
 ) -> Result<(), ClusterKeyError> {
-    let rows: Vec<Row> = there(file)?
+    let rows: Vec<Listed> = there(file)?
         .keys
         .iter()
-        .map(|key| Row::new(key, now))
+        .map(|key| Listed::new(key, now))
         .collect();
     if args.json {
         return tell(&rows, out);
     }
     let mut table = Table::new(&["key", "state", "expires"]);
     for row in rows {
-        let expires = row.expires.unwrap_or_else(|| "never".to_owned());
+        let expires = row.until();
         table.row([row.kid, row.state.to_owned(), expires]);
     }
     write!(out, "{table}")?;
@@ -189,19 +167,12 @@ fn revoke(
     now: OffsetDateTime,
     out: &mut dyn Write,
 ) -> Result<(), ClusterKeyError> {
-    let _lock = lock(file)?;
+    let _lock = key_file::lock(file)?;
     let mut all = there(file)?;
-    let Some(at) = all.keys.iter().position(|key| key.kid == args.kid) else {
-        let there: Vec<_> = all.keys.iter().map(|key| key.kid.as_str()).collect();
-        return Err(ClusterKeyError::Unknown {
-            kid: args.kid.clone(),
-            there: there.join(", "),
-        });
-    };
-    let gone = all.keys.remove(at);
+    let gone = key_file::take_out(&mut all.keys, &args.kid)?;
     all.save(file)?;
     if args.json {
-        return tell(&Row::new(&gone, now), out);
+        return tell(&Listed::new(&gone, now), out);
     }
     writeln!(
         out,
@@ -224,34 +195,9 @@ fn there(file: &Path) -> Result<ClusterKeys, ClusterKeyError> {
     Ok(ClusterKeys::load_as_administrator(file)?)
 }
 
-fn lock(file: &Path) -> Result<File, ClusterKeyError> {
-    files::lock_folder_of(file).map_err(|cause| ClusterKeyError::Lock {
-        path: file.to_owned(),
-        cause,
-    })
-}
-
 fn tell(what: &impl Serialize, out: &mut dyn Write) -> Result<(), ClusterKeyError> {
     let text = serde_json::to_string_pretty(what).map_err(io::Error::other)?;
     Ok(writeln!(out, "{text}")?)
-}
-
-/// One key of a listing.
-#[derive(Debug, Serialize)]
-struct Row {
-    kid: String,
-    state: &'static str,
-    expires: Option<String>,
-}
-
-impl Row {
-    fn new(key: &Key, now: OffsetDateTime) -> Self {
-        Self {
-            kid: key.kid.clone(),
-            state: if key.is_live(now) { "live" } else { "expired" },
-            expires: key.expires.and_then(|end| end.format(&Rfc3339).ok()),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! This node in its cluster: what it tells the others, and when.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -16,14 +17,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::advertise;
+use crate::directory::Directory;
 use crate::drain::Far;
 use crate::membership::{Describe, Here, Observer, Reach, Speaker};
 use crate::outfit::Outfit;
 use crate::peers::Peers;
 use crate::servers::Describer;
-
-/// Most nodes whose sessions are reached because the cluster tells of them.
-const MAX_FOUND: usize = 4_096;
 
 /// The readiness step that says whether store and bus can be used.
 pub const STORE: &str = "store";
@@ -99,26 +98,40 @@ fn reach(describer: &Describer, addresses: &[String]) -> Reach {
 pub async fn lead(observer: Observer, outfit: Arc<Outfit>, peers: Arc<Peers>) {
     let directory = outfit.streams.hop().directory();
     let mut changes = observer.reaches();
+    let mut known: BTreeMap<NodeName, (Reach, Vec<PeerAddress>)> = BTreeMap::new();
     loop {
         let reaches = changes.borrow_and_update().clone();
-        let found: Vec<_> = reaches
-            .into_iter()
-            .filter_map(|(node, reach)| {
-                let addresses = reach.addresses.iter();
-                let addresses: Vec<PeerAddress> =
-                    addresses.filter_map(|text| text.parse().ok()).collect();
-                if addresses.is_empty() {
-                    return None;
-                }
-                directory.learn(&node, offered(&reach)?, Instant::now());
-                Some((node, addresses))
-            })
-            .take(MAX_FOUND)
-            .collect();
-        peers.know(found);
+        known.retain(|node, _| reaches.contains_key(node));
+        for (node, reach) in reaches {
+            let is_news = known.get(&node).is_none_or(|(before, _)| *before != reach);
+            if is_news {
+                let addresses = reachable(&node, &reach, directory);
+                known.insert(node, (reach, addresses));
+            }
+        }
+        let found = known.iter();
+        let found = found.map(|(node, (_, addresses))| (node.clone(), addresses.clone()));
+        peers.know(
+            found
+                .filter(|(_, addresses)| !addresses.is_empty())
+                .collect(),
+        );
         if changes.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Where a node is found whose word is new, after the directory was told what it has; nowhere if it has no port for others.
+fn reachable(node: &NodeName, reach: &Reach, directory: &Directory) -> Vec<PeerAddress> {
+    let addresses = reach.addresses.iter();
+    let addresses: Vec<_> = addresses.filter_map(|text| text.parse().ok()).collect();
+    match offered(reach) {
+        Some(offered) if !addresses.is_empty() => {
+            directory.learn(node, offered, Instant::now());
+            addresses
+        }
+        Some(_) | None => Vec::new(),
     }
 }
 

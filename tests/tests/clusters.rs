@@ -4,14 +4,14 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sallyport_tests::client::Answer;
 use sallyport_tests::service::Certificate;
-use sallyport_tests::{Curl, Gateway, Port, Relay, Site, eventually};
+use sallyport_tests::{BOUND, Curl, Gateway, Port, Relay, Site, eventually};
 use serde_json::Value;
 
 /// The default cluster, and two more.
@@ -26,6 +26,20 @@ fn service(name: &str) -> u16 {
         for client in listener.incoming().flatten() {
             let name = name.clone();
             thread::spawn(move || talk(client, &name));
+        }
+    });
+    port
+}
+
+/// Answers every datagram with `name`.
+fn datagram_service(name: &str) -> u16 {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = socket.local_addr().expect("bound").port();
+    let name = name.to_owned();
+    thread::spawn(move || {
+        let mut buffer = [0; 2_048];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            let _lost = socket.send_to(name.as_bytes(), from);
         }
     });
     port
@@ -81,11 +95,35 @@ struct Clusters {
     relays: Vec<Relay>,
     /// Raw ports to `shell` of each cluster, and to its pool `shells`.
     ports: Vec<[Port; 2]>,
+    /// Ports for datagrams to `names` of each cluster.
+    datagrams: Vec<Port>,
+    /// Of the relays that end TLS themselves for `desk` of each cluster.
+    desk: Certificate,
     site: Site,
     _folders: Vec<Site>,
 }
 
-/// A gateway of three clusters. Each has a node `node-1` with the sessions `notebook`, `shell` and one of its own.
+/// The name under which TLS to `desk` of a cluster passes through.
+fn desk_of(cluster: &str) -> String {
+    format!("desk.{}.example.org", called(cluster))
+}
+
+/// What [`datagrams`](Clusters::datagrams) and `desk` of each cluster need of the gateway.
+fn blind(gateway: &Gateway) -> Vec<Port> {
+    let ports: Vec<_> = CLUSTERS.iter().map(|_| Port::reserve()).collect();
+    for (cluster, port) in CLUSTERS.iter().zip(&ports) {
+        gateway.extend(&format!(
+            "[[udp]]\nlisten = \"127.0.0.1:{}\"\nsession = \"names\"\ncluster = \"{cluster}\"\n\
+             [[passthrough]]\nsni = \"{}\"\nsession = \"desk\"\ncluster = \"{cluster}\"\n",
+            port.number(),
+            desk_of(cluster),
+        ));
+    }
+    ports
+}
+
+/// A gateway of three clusters. Each has a node `node-1` with the sessions `notebook`, `shell`, `names`, `desk` and one of its
+/// own.
 fn clusters() -> Clusters {
     let site = Site::new();
     let hosts =
@@ -110,6 +148,7 @@ fn clusters() -> Clusters {
         };
         gateway.extend(&(raw(shell, "session = \"shell\"") + &raw(shells, "pool = \"shells\"")));
     }
+    let datagrams = blind(&gateway);
     for name in ["bio", "geo"] {
         gateway.extend(&format!(
             "[[cluster]]\nname = \"{name}\"\nhost = \"{name}.example.org\"\nsessions_domain = \"s.{name}.example.org\"\n"
@@ -124,29 +163,40 @@ fn clusters() -> Clusters {
     gateway.start();
     gateway.wait_ready();
     let folders: Vec<_> = CLUSTERS.iter().map(|_| Site::new()).collect();
+    let names = CLUSTERS.map(|cluster| format!("DNS:{}", desk_of(cluster)));
+    let desk = Certificate::make(site.path(), "desk", &names.join(","));
     let relays = CLUSTERS.iter().zip(&folders);
     let relays = relays
-        .map(|(cluster, folder)| relay(folder, &site, cluster))
+        .map(|(cluster, folder)| relay(folder, &site, cluster, &desk))
         .collect();
     let clusters = Clusters {
         gateway,
         relays,
         ports,
+        datagrams,
+        desk,
         site,
         _folders: folders,
     };
     for cluster in CLUSTERS {
-        for id in ["notebook", "shell", &own_session(cluster)] {
+        for id in ["notebook", "shell", "names", "desk", &own_session(cluster)] {
             clusters.wait_session(cluster, id);
         }
     }
     clusters
 }
 
-fn relay(folder: &Site, site: &Site, cluster: &str) -> Relay {
+fn relay(folder: &Site, site: &Site, cluster: &str, desk: &Certificate) -> Relay {
     let port = service(called(cluster));
+    let ended = format!(
+        "tls = {{ cert = \"{}\", key = \"{}\" }}\n",
+        desk.cert.display(),
+        desk.key.display()
+    );
     let config = session("notebook", "http", port)
         + &session(&own_session(cluster), "http", port)
+        + &session("names", "udp", datagram_service(called(cluster)))
+        + &(session("desk", "http", port) + &ended)
         + &session("shell", "tcp", port)
         + "pool = \"shells\"\n";
     let relay = folder.relay_stopped("node-1", &[], &config);
@@ -265,7 +315,7 @@ fn each_host_reaches_its_own_sessions_and_nothing_else() {
         let counted: Value = serde_json::from_str(&front.expect(200).text()).expect("JSON");
         assert_eq!(
             counted.pointer("/result/public_sessions"),
-            Some(&3.into()),
+            Some(&5.into()),
             "{host}"
         );
     }
@@ -313,6 +363,60 @@ fn raw_ports_lead_to_the_session_or_pool_of_their_cluster() {
         for _ in 0..3 {
             assert_eq!(Clusters::said_at(shell), called(cluster));
             assert_eq!(Clusters::said_at(shells), called(cluster));
+        }
+    }
+}
+
+impl Clusters {
+    /// What the datagrams to a port are answered with; empty if they are not within a while.
+    fn answered_at(port: &Port, patience: Duration) -> String {
+        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let public = (Ipv4Addr::LOCALHOST, port.number());
+        client.connect(public).expect("an address");
+        let each = Duration::from_millis(500);
+        client.set_read_timeout(Some(each)).expect("a bound");
+        let mut buffer = [0; 2_048];
+        let begun = Instant::now();
+        // datagrams may be lost by right; a client asks again
+        while begun.elapsed() < patience {
+            client.send(b"who?").expect("sent");
+            if let Ok(len) = client.recv(&mut buffer) {
+                return String::from_utf8_lossy(&buffer[..len]).into_owned();
+            }
+        }
+        String::new()
+    }
+
+    /// The page behind the TLS that passes through to `desk` of a cluster.
+    fn desk(&self, cluster: &str) -> Answer {
+        let (host, port) = (desk_of(cluster), self.gateway.port());
+        Curl::new(&self.desk.cert, self.site.path())
+            .args(&self.resolve(&host))
+            .args(&["--max-time", "20"])
+            .arg(format!("https://{host}:{port}/"))
+            .go()
+    }
+}
+
+#[test]
+fn datagrams_and_tls_that_passes_through_lead_to_their_own_cluster() {
+    let mut clusters = clusters();
+    for (cluster, port) in CLUSTERS.iter().zip(&clusters.datagrams) {
+        assert_eq!(Clusters::answered_at(port, BOUND), called(cluster));
+        assert_eq!(clusters.desk(cluster).expect(200).text(), called(cluster));
+    }
+
+    // Without its node a cluster has nothing there, and gets nothing of the others, whose sessions have the same names.
+    clusters.relays[1].daemon().kill();
+    eventually("bio has no node", || clusters.tunnels("bio").is_empty());
+    let foreign = Clusters::answered_at(&clusters.datagrams[1], Duration::from_secs(2));
+    assert_eq!(foreign, "");
+    let desk = clusters.desk("bio");
+    assert!(desk.exit != Some(0) && desk.body.is_empty(), "{desk:?}");
+    for (cluster, port) in CLUSTERS.iter().zip(&clusters.datagrams) {
+        if *cluster != "bio" {
+            assert_eq!(Clusters::answered_at(port, BOUND), called(cluster));
+            assert_eq!(clusters.desk(cluster).expect(200).text(), called(cluster));
         }
     }
 }

@@ -362,6 +362,63 @@ fn a_name_belongs_to_the_node_key_that_came_first() {
 }
 
 #[test]
+fn all_names_that_a_revoked_key_has_taken_are_released_together() {
+    let site = Site::new();
+    let port = Port::reserve();
+    let far = site.relay_stopped("far", &[], &listen(&port));
+    let others = ["near", "other"].map(|node| site.relay_stopped(node, &[], &peer("far", &port)));
+    let [near, other] = &others;
+    one_cluster(&[&far, near, other]);
+    let far = far.started();
+    let names = || -> Vec<(String, String)> {
+        let listed = far.command(&["peers", "--json"]).stdout;
+        let listed: Vec<Value> = serde_json::from_slice(&listed).unwrap_or_default();
+        let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
+        let pair = |row: &Value| (text(row, "node"), text(row, "kid"));
+        listed.iter().map(pair).collect()
+    };
+    let [near, other] = others.map(Relay::started);
+    eventually("both names are taken", || names().len() == 2);
+    let old = names()[0].1.clone();
+    let forget = || far.command(&["peers", "forget", "--key", &old]);
+
+    let live = forget();
+    let said = String::from_utf8_lossy(&live.stderr).into_owned();
+    assert!(
+        live.status.code() == Some(1) && said.contains("is live"),
+        "{said}"
+    );
+
+    for args in [
+        &["cluster-key", "add"][..],
+        &["cluster-key", "revoke", &old],
+    ] {
+        assert!(far.command(args).status.success(), "{args:?}");
+        copy_keys(&far, &near);
+        copy_keys(&far, &other);
+    }
+    let freed = eventually_some("the key is not live any more", || {
+        let freed = far.command(&["peers", "forget", "--key", &old, "--json"]);
+        freed.status.success().then_some(freed.stdout)
+    });
+    let freed: Value = serde_json::from_slice(&freed).expect("JSON");
+    assert_eq!(freed["names"], 2, "{freed}");
+    eventually("their nodes have them again, by the new key", || {
+        let names = names();
+        names.len() == 2 && names.iter().all(|(_, kid)| *kid != old)
+    });
+    let none = forget();
+    let said = String::from_utf8_lossy(&none.stderr).into_owned();
+    assert!(said.contains("no name was taken by the key"), "{said}");
+    for args in [
+        &["peers", "forget"][..],
+        &["peers", "forget", "near", "--key", &old],
+    ] {
+        assert_eq!(far.command(args).status.code(), Some(64), "{args:?}");
+    }
+}
+
+#[test]
 fn the_port_holds_so_many_and_no_more() {
     let site = Site::new();
     for limit in ["handshakes", "handshakes_per_source"] {

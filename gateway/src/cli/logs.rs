@@ -62,7 +62,7 @@ enum DebugCommand {
         #[arg(value_parser = category)]
         category: &'static Category,
         /// For how long, like 30m or 2h [default: debug_for of gateway.toml, 30m]
-        #[arg(long = "for", value_name = "TIME", value_parser = within)]
+        #[arg(long = "for", value_name = "TIME", value_parser = duration::argument)]
         within: Option<Duration>,
     },
     /// Log them no more
@@ -75,11 +75,6 @@ enum DebugCommand {
 
 fn off(name: &str) -> Result<Order, NoCategory> {
     Order::off(CATEGORIES, name)
-}
-
-fn within(text: &str) -> Result<Duration, String> {
-    let wrong = || "write a time like 30m or 48h".to_owned();
-    duration::parse(text).ok_or_else(wrong)
 }
 
 /// Shows or switches categories.

@@ -1,5 +1,6 @@
 use std::os::unix::fs::PermissionsExt as _;
 
+use sallyport_ops::files;
 use time::OffsetDateTime;
 
 use super::*;
@@ -278,11 +279,12 @@ fn what_root_writes_is_given_to_the_account_that_reads_it() {
         return; // only root can show it
     }
 
-    let mut written = Written(vec![path.clone()]);
-    written.hand_over(54_321).expect("handed over");
+    let mut written = Written::default();
+    written.note(&path);
+    hand_over(&written, 54_321).expect("handed over");
     assert_eq!(owner(&path), 54_321);
 
-    written.0.push(temp.path().join("absent"));
-    written.hand_over(54_322).expect("what is not root's stays");
+    written.note(&temp.path().join("absent"));
+    hand_over(&written, 54_322).expect("what is not root's stays");
     assert_eq!(owner(&path), 54_321);
 }

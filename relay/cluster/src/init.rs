@@ -1,16 +1,14 @@
 //! `cluster init`: what relays and NATS servers need to become a cluster, written once, on any machine.
 
-use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sallyport_certs::{Authority, CertError, TEN_YEARS};
-use sallyport_ops::files;
+use sallyport_ops::written::Written;
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -114,7 +112,7 @@ pub fn run(args: &InitArgs, out: &mut dyn Write) -> Result<(), InitError> {
     let fresh = !args.dir.exists();
     let mut written = Written::default();
     if fresh {
-        written.make_directory(&args.dir)?;
+        make_directory(&mut written, &args.dir)?;
     }
     plan.write(&mut written)?;
     written.keep();
@@ -161,27 +159,39 @@ impl<'a> Plan<'a> {
 
     fn write(&self, written: &mut Written) -> Result<(), InitError> {
         let at = |name: &str| self.args.dir.join(name);
-        written.put(&at(BROKER_FILE), self.broker().as_bytes(), MODE_SECRET)?;
+        put(
+            written,
+            &at(BROKER_FILE),
+            self.broker().as_bytes(),
+            MODE_SECRET,
+        )?;
         let (ca, key) = (
             self.authority.cert_pem(),
             Zeroizing::new(self.authority.key_pem()),
         );
-        written.put(&at(CA_KEY_FILE), key.as_bytes(), MODE_SECRET)?;
-        written.put(&at(CA_FILE), ca.as_bytes(), MODE_PUBLIC)?;
+        put(written, &at(CA_KEY_FILE), key.as_bytes(), MODE_SECRET)?;
+        put(written, &at(CA_FILE), ca.as_bytes(), MODE_PUBLIC)?;
         for (place, host) in self.hosts.iter().enumerate() {
             let folder = self.folder(host);
-            written.make_directory(&folder)?;
+            make_directory(written, &folder)?;
             let issued = self.authority.issue(&names(host), TEN_YEARS)?;
             let key = Zeroizing::new(issued.key_pem);
             let config = self.server_config(place, host)?;
-            written.put(&folder.join("server.key"), key.as_bytes(), MODE_SECRET)?;
-            written.put(
+            put(
+                written,
+                &folder.join("server.key"),
+                key.as_bytes(),
+                MODE_SECRET,
+            )?;
+            put(
+                written,
                 &folder.join("server.pem"),
                 issued.cert_pem.as_bytes(),
                 MODE_PUBLIC,
             )?;
-            written.put(&folder.join(CA_FILE), ca.as_bytes(), MODE_PUBLIC)?;
-            written.put(
+            put(written, &folder.join(CA_FILE), ca.as_bytes(), MODE_PUBLIC)?;
+            put(
+                written,
                 &folder.join("nats-server.conf"),
                 config.as_bytes(),
                 MODE_SECRET,
@@ -347,36 +357,14 @@ fn password() -> Result<Zeroizing<String>, InitError> {
     Ok(Zeroizing::new(URL_SAFE_NO_PAD.encode(*bytes)))
 }
 
-/// What has been written so far; removed again unless everything is.
-#[derive(Default)]
-struct Written(Vec<PathBuf>);
-
-impl Written {
-    fn make_directory(&mut self, path: &Path) -> Result<(), InitError> {
-        let made = fs::DirBuilder::new().mode(MODE_DIR).create(path);
-        made.map_err(|cause| fault(path, cause))?;
-        self.0.push(path.to_owned());
-        Ok(())
-    }
-
-    fn put(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), InitError> {
-        files::write_new(path, bytes, mode).map_err(|cause| fault(path, cause))?;
-        self.0.push(path.to_owned());
-        Ok(())
-    }
-
-    fn keep(mut self) {
-        self.0.clear();
-    }
+fn make_directory(written: &mut Written, path: &Path) -> Result<(), InitError> {
+    let made = written.make_directory(path, MODE_DIR);
+    made.map_err(|cause| fault(path, cause))
 }
 
-impl Drop for Written {
-    fn drop(&mut self) {
-        for path in self.0.iter().rev() {
-            // the error that led here is the one to tell
-            drop(fs::remove_file(path).or_else(|_directory| fs::remove_dir(path)));
-        }
-    }
+fn put(written: &mut Written, path: &Path, bytes: &[u8], mode: u32) -> Result<(), InitError> {
+    let put = written.put(path, bytes, mode);
+    put.map_err(|cause| fault(path, cause))
 }
 
 fn fault(path: &Path, cause: io::Error) -> InitError {

@@ -125,13 +125,7 @@ impl Nats {
             };
             self.0.state.send_modify(|state| state.session = None);
             self.failed(Failing {
-                host: self
-                    .0
-                    .broker
-                    .hosts
-                    .first()
-                    .map(ToString::to_string)
-                    .unwrap_or_default(),
+                host: self.0.state.borrow().host.clone(),
                 step: Step::Tcp,
                 cause: cause.to_owned(),
             });
@@ -151,7 +145,10 @@ impl Nats {
         };
         for host in shared.broker.hosts.iter().cycle() {
             let attempt = shared.state.borrow().attempt.saturating_add(1);
-            shared.state.send_modify(|state| state.attempt = attempt);
+            shared.state.send_modify(|state| {
+                state.attempt = attempt;
+                state.host = host.to_string();
+            });
             let (noted, name) = (self.clone(), host.to_string());
             let noting = move |event| note(&noted.0.state, attempt, &name, event);
             match Box::pin(way.go(host, noting)).await {
@@ -184,7 +181,9 @@ impl Nats {
             match Box::pin(way.bucket(&session.context)).await {
                 Ok(_there) => seen = epoch,
                 Err((step, cause)) => {
-                    warn!(%step, %cause, "the broker is back, and cannot be used yet");
+                    if let Some(held_back) = self.tells(&format!("{step}: {cause}")) {
+                        warn!(%step, %cause, held_back, "the broker is back, and cannot be used yet");
+                    }
                     sleep(AGAIN_AFTER).await;
                 }
             }
@@ -210,13 +209,20 @@ impl Nats {
     }
 
     fn failed(&self, failing: Failing) {
+        // with several servers it is another one each time
+        let held_back = self.tells(&failing.to_string());
         self.0.state.send_modify(|state| {
-            if state.failing.as_ref() != Some(&failing) {
-                warn!(%failing, "the broker cannot be used yet");
+            if let Some(held_back) = held_back {
+                warn!(%failing, held_back, "the broker cannot be used yet");
             }
             state.connected = false;
             state.failing = Some(failing);
         });
+    }
+
+    /// Whether a cause is to be told now, with how often it was not.
+    fn tells(&self, cause: &str) -> Option<u64> {
+        self.0.state.borrow().told.pass(cause)
     }
 
     fn usable(&self) -> Result<Arc<Session>, ClusterError> {

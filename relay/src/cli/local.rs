@@ -267,18 +267,13 @@ pub(super) struct DrainArgs {
     /// The node: this one, or another one that `servers` lists
     node: NodeName,
     /// When its users are to be gone, like 30m or 48h from now; shown in status and in the list of servers
-    #[arg(long, value_name = "TIME", value_parser = within)]
+    #[arg(long, value_name = "TIME", value_parser = duration::argument)]
     deadline: Option<Duration>,
     /// Wait until nobody uses the node; ends with 1 if somebody still does at the deadline
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
     listing: Listing,
-}
-
-pub(super) fn within(text: &str) -> Result<Duration, String> {
-    let wrong = || "write a time like 30m or 48h".to_owned();
-    duration::parse(text).ok_or_else(wrong)
 }
 
 /// `undrain`.

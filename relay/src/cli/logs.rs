@@ -7,10 +7,9 @@ use clap::{Args, Subcommand};
 use sallyport_ops::debug::{self, DEBUG, Order};
 use sallyport_ops::logs::{self, Wish};
 use sallyport_ops::telemetry::NoCategory;
-use sallyport_ops::{Category, Exit, Workers, places};
+use sallyport_ops::{Category, Exit, Workers, duration, places};
 use serde_json::json;
 
-use super::local::within;
 use super::{Listing, asked, complain, shown};
 use crate::debug::CATEGORIES;
 
@@ -67,7 +66,7 @@ enum DebugCommand {
         #[arg(value_parser = category)]
         category: &'static Category,
         /// For how long, like 30m or 2h [default: debug_for of relay.toml, 30m]
-        #[arg(long = "for", value_name = "TIME", value_parser = within)]
+        #[arg(long = "for", value_name = "TIME", value_parser = duration::argument)]
         within: Option<Duration>,
     },
     /// Log them no more

@@ -6,7 +6,7 @@ use sallyport_wire::NodeName;
 use serde_json::{Value, json};
 
 use super::{Listing, asked, shown};
-use crate::peers::{FORGET, NAMES};
+use crate::peers::{FORGET, Forget, NAMES};
 
 /// `peers`.
 #[derive(Debug, Args)]
@@ -22,7 +22,11 @@ enum PeersCommand {
     /// Release the name of a node, so that another node key may take it; its tunnels end
     Forget {
         /// Name of the node
-        node: NodeName,
+        #[arg(required_unless_present = "key", conflicts_with = "key")]
+        node: Option<NodeName>,
+        /// Every name that was taken by this cluster key, after it was revoked: who had stolen it may have taken many
+        #[arg(long, value_name = "KID")]
+        key: Option<String>,
     },
 }
 
@@ -31,8 +35,12 @@ pub(super) fn peers(args: &PeersArgs) -> Exit {
     let listing = &args.listing;
     match &args.command {
         None => shown(asked(listing, "GET", NAMES, None), listing, names),
-        Some(PeersCommand::Forget { node }) => {
-            let answer = asked(listing, "POST", FORGET, Some(json!({ "node": node })));
+        Some(PeersCommand::Forget { node, key }) => {
+            let forget = Forget {
+                node: node.clone(),
+                key: key.clone(),
+            };
+            let answer = asked(listing, "POST", FORGET, Some(json!(forget)));
             shown(answer, listing, forgotten)
         }
     }
@@ -53,7 +61,12 @@ fn names(answer: &Value) -> String {
 }
 
 fn forgotten(answer: &Value) -> String {
-    let node = answer["node"].as_str().unwrap_or_default();
     let tunnels = &answer["tunnels"];
-    format!("The name {node} is free again; {tunnels} tunnels were ended.\n")
+    match answer["node"].as_str() {
+        Some(node) => format!("The name {node} is free again; {tunnels} tunnels were ended.\n"),
+        None => format!(
+            "{} names are free again; {tunnels} tunnels were ended.\n",
+            answer["names"]
+        ),
+    }
 }

@@ -64,6 +64,11 @@ impl Board {
         before.as_deref() != Some(cause)
     }
 
+    /// A node is not known any more, so nobody is to mend the way to it.
+    pub(super) fn left(&self, node: &NodeName) {
+        self.lock().failures.remove(node);
+    }
+
     /// Tunnels that this node answered, with who dialled.
     pub(super) fn answered(&self) -> Vec<(Admitted, Tunnel)> {
         let inner = self.lock();

@@ -50,6 +50,7 @@ pub(super) async fn keep(peers: Arc<Peers>, node: NodeName) {
             let known = &keeper.peers.known;
             let is_gone = || known.get(&keeper.node).is_none();
             if keeper.peers.hop().end(&keeper.node, is_gone) {
+                keeper.peers.board.left(&keeper.node);
                 return debug!("the node is not known any more");
             }
             continue;

@@ -36,7 +36,7 @@ mod own;
 mod standing;
 mod tend;
 
-pub use own::{FORGET, NAMES, routes};
+pub use own::{FORGET, Forget, NAMES, routes};
 
 /// How often the keys' file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

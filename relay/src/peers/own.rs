@@ -9,15 +9,27 @@ use sallyport_link::names::{Binding, Claim, ClaimError};
 use sallyport_link::{Admitted, NodeKey};
 use sallyport_ops::{Admin, AdminError, AdminRequest};
 use sallyport_wire::{Code, NodeName};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 use tracing::{info, warn};
 
 use super::Peers;
 
 /// `GET`: every node whose name belongs to a node key.
 pub const NAMES: &str = "/peers";
-/// `POST` of `{"node": "…"}`: releases a node's name.
+/// `POST` of a [`Forget`]: releases names.
 pub const FORGET: &str = "/peers/forget";
+
+/// Names to be released: that of a node, or all that were taken by a cluster key.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Forget {
+    /// The node.
+    pub node: Option<NodeName>,
+    /// The key's id.
+    pub key: Option<String>,
+}
 
 /// Why a node may not have the name that it gives: what it hears, and what the log says.
 pub(super) type NotOwn = (Code, String);
@@ -88,29 +100,71 @@ impl Peers {
         names.into_iter().map(show).collect()
     }
 
-    /// Releases a name. Tunnels of the node end: whoever comes next under the name may bring another key.
+    /// Releases names. Tunnels of their nodes end: whoever comes next under such a name may bring another key.
     async fn forget(&self, request: &AdminRequest) -> Result<Value, AdminError> {
-        let body = request.body.as_ref();
-        let node = body.and_then(|body| body.get("node")?.as_str());
-        let node = node.ok_or_else(|| AdminError::bad_request("which node?"))?;
-        let node: NodeName = node
-            .parse()
-            .map_err(|error| AdminError::bad_request(format!("{error}")))?;
-        if !self.names.forget(&node) {
-            let text = format!("no node of the name `{node}` is known");
+        let body = request.body.clone().unwrap_or_default();
+        let wanted: Forget = serde_json::from_value(body)
+            .map_err(|error| AdminError::bad_request(error.to_string()))?;
+        match (wanted.node, wanted.key) {
+            (Some(node), None) => {
+                if !self.names.forget(&node) {
+                    let text = format!("no node of the name `{node}` is known");
+                    return Err(AdminError::not_found(text));
+                }
+                let tunnels = self.released(&node, "the administrator");
+                self.saved().await?;
+                Ok(json!({ "node": node, "tunnels": tunnels }))
+            }
+            (None, Some(kid)) => self.forget_of(&kid).await,
+            (Some(_), Some(_)) | (None, None) => Err(AdminError::bad_request("a node or a key?")),
+        }
+    }
+
+    /// Releases all names that were taken by a cluster key: who had stolen it may have taken any.
+    async fn forget_of(&self, kid: &str) -> Result<Value, AdminError> {
+        let is_live = self
+            .credentials()
+            .ring()
+            .live(kid, OffsetDateTime::now_utc());
+        if is_live.is_ok() {
+            let text = format!(
+                "key `{kid}` is live, so its holders would take the names again: `sallyport-relay cluster-key revoke {kid}` first"
+            );
+            return Err(AdminError::new(StatusCode::CONFLICT, text));
+        }
+        let taken = self.names.all().into_iter();
+        let taken = taken.filter(|(_, owner)| owner.kid == kid);
+        let (mut names, mut tunnels) = (0_usize, 0);
+        for (node, _) in taken {
+            if self.names.forget(&node) {
+                names = names.saturating_add(1);
+                tunnels += self.released(&node, "the administrator, with all of a key");
+            }
+        }
+        if names == 0 {
+            let text =
+                format!("no name was taken by the key `{kid}`: `sallyport-relay peers` lists them");
             return Err(AdminError::not_found(text));
         }
-        let tunnels = self.board.of(&node);
+        self.saved().await?;
+        Ok(json!({ "key": kid, "names": names, "tunnels": tunnels }))
+    }
+
+    /// Ends the tunnels of a node whose name is free now; how many there were.
+    fn released(&self, node: &NodeName, by: &str) -> usize {
+        let tunnels = self.board.of(node);
         tunnels
             .iter()
             .for_each(|tunnel| tunnel.close(Code::Superseded));
-        warn!(%node, tunnels = tunnels.len(), "node name released by the administrator");
+        warn!(%node, by, tunnels = tunnels.len(), "node name released");
+        tunnels.len()
+    }
+
+    async fn saved(&self) -> Result<(), AdminError> {
         self.names.saved().await.map_err(|cause| {
-            let text =
-                format!("the name is free until the relay ends, but that is not saved: {cause}");
+            let text = format!("it is free until the relay ends, but that is not saved: {cause}");
             AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, text)
-        })?;
-        Ok(json!({ "node": node, "tunnels": tunnels.len() }))
+        })
     }
 }
 

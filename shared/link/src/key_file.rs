@@ -1,5 +1,6 @@
 //! Keys as files hold them: `gateway.json` and `cluster-keys.json`.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use sallyport_ops::files::{self, FileError};
 use sallyport_wire::Scope;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use zeroize::Zeroizing;
 
 use crate::key::{self, Key, KeyError, Material, Secret, Seed};
@@ -39,6 +41,22 @@ pub enum KeyFileError {
         /// What the system said.
         cause: io::Error,
     },
+    /// There is no key of that id.
+    #[error("there is no key `{kid}`; there are: {there}")]
+    NoKey {
+        /// As asked for.
+        kid: String,
+        /// Those that exist.
+        there: String,
+    },
+    /// Another command could not be kept out of the file.
+    #[error("{}: its folder cannot be locked: {cause}", path.display())]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
 }
 
 impl KeyFileError {
@@ -46,6 +64,61 @@ impl KeyFileError {
     #[must_use]
     pub const fn is_config(&self) -> bool {
         matches!(self, Self::File(_) | Self::Config(_))
+    }
+}
+
+/// Keeps other commands out of a file of keys for as long as the lock is held.
+///
+/// # Errors
+/// [`KeyFileError::Lock`].
+pub fn lock(file: &Path) -> Result<File, KeyFileError> {
+    files::lock_folder_of(file).map_err(|cause| KeyFileError::Lock {
+        path: file.to_owned(),
+        cause,
+    })
+}
+
+/// Takes the key of an id out of `keys`.
+///
+/// # Errors
+/// [`KeyFileError::NoKey`].
+pub fn take_out(keys: &mut Vec<Key>, kid: &str) -> Result<Key, KeyFileError> {
+    let Some(at) = keys.iter().position(|key| key.kid == kid) else {
+        let there: Vec<_> = keys.iter().map(|key| key.kid.as_str()).collect();
+        return Err(KeyFileError::NoKey {
+            kid: kid.to_owned(),
+            there: there.join(", "),
+        });
+    };
+    Ok(keys.remove(at))
+}
+
+/// A key as it is listed, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// Its id.
+    pub kid: String,
+    /// `live` or `expired`.
+    pub state: &'static str,
+    /// When it ends (RFC 3339); none for never.
+    pub expires: Option<String>,
+}
+
+impl Listed {
+    /// The key as it is at `now`.
+    #[must_use]
+    pub fn new(key: &Key, now: OffsetDateTime) -> Self {
+        Self {
+            kid: key.kid.clone(),
+            state: if key.is_live(now) { "live" } else { "expired" },
+            expires: key.expires.and_then(|end| end.format(&Rfc3339).ok()),
+        }
+    }
+
+    /// When it ends, as people read it.
+    #[must_use]
+    pub fn until(&self) -> String {
+        self.expires.clone().unwrap_or_else(|| "never".to_owned())
     }
 }
 

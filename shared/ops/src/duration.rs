@@ -37,6 +37,15 @@ impl Visitor<'_> for DurationVisitor {
     }
 }
 
+/// A time as an argument of a command.
+///
+/// # Errors
+/// What to write instead.
+pub fn argument(text: &str) -> Result<Duration, String> {
+    let wrong = || "write a time like 30m or 48h".to_owned();
+    parse(text).ok_or_else(wrong)
+}
+
 /// The duration that such a text with a unit says.
 #[must_use]
 pub fn parse(text: &str) -> Option<Duration> {

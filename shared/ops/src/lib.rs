@@ -19,6 +19,7 @@ pub mod signals;
 pub mod privileges;
 pub mod config;
 pub mod watch;
+pub mod written;
 pub mod files;
 pub mod places;
 pub mod telemetry;

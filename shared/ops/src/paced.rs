@@ -66,6 +66,70 @@ impl Window {
     }
 }
 
+/// Lets one event of each cause through every so often and counts the rest, for lines that repeat while something lasts.
+#[derive(Debug)]
+pub struct PacedCauses {
+    every: Duration,
+    most: usize,
+    told: Mutex<HashMap<String, Told>>,
+}
+
+#[derive(Debug)]
+struct Told {
+    at: Instant,
+    held_back: u64,
+}
+
+impl Default for PacedCauses {
+    /// One line a minute and cause, 64 causes.
+    fn default() -> Self {
+        Self::new(Duration::from_secs(60), 64)
+    }
+}
+
+impl PacedCauses {
+    /// One event of a cause `every` so often, for at most `most` causes at a time: those beyond share a place.
+    #[must_use]
+    pub fn new(every: Duration, most: usize) -> Self {
+        Self {
+            every,
+            most,
+            told: Mutex::default(),
+        }
+    }
+
+    /// `Some(n)` when this event may pass; `n` of its cause were held back since the last one that passed.
+    #[must_use]
+    pub fn pass(&self, cause: &str) -> Option<u64> {
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= self.most && !told.contains_key(cause) {
+            // what was quiet and owes no count
+            told.retain(|_, told| told.held_back > 0 || now.duration_since(told.at) < self.every);
+        }
+        let is_one_too_many = told.len() >= self.most && !told.contains_key(cause);
+        let place = if is_one_too_many { "" } else { cause };
+        match told.get_mut(place) {
+            None => {
+                let first = Told {
+                    at: now,
+                    held_back: 0,
+                };
+                told.insert(place.to_owned(), first);
+                Some(0)
+            }
+            Some(known) if now.duration_since(known.at) >= self.every => {
+                known.at = now;
+                Some(std::mem::take(&mut known.held_back))
+            }
+            Some(known) => {
+                known.held_back = known.held_back.saturating_add(1);
+                None
+            }
+        }
+    }
+}
+
 /// [Paced] for each source of its own, for lines that strangers can cause.
 #[derive(Debug)]
 pub struct PacedSources {
@@ -119,6 +183,28 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_cause_has_a_line_of_its_own_and_a_count() {
+        let paced = PacedCauses::new(60 * SECOND, 2);
+        let passed = |causes: [&str; 4]| causes.map(|cause| paced.pass(cause));
+        assert_eq!(passed(["a", "a", "b", "a"]), [Some(0), None, Some(0), None]);
+        // no place is left, so the others share one
+        assert_eq!(passed(["c", "d", "c", "b"]), [Some(0), None, None, None]);
+
+        advance(60 * SECOND).await;
+
+        assert_eq!(
+            passed(["a", "a", "c", "b"]),
+            [Some(2), None, Some(2), Some(1)]
+        );
+        advance(120 * SECOND).await;
+        assert_eq!(
+            paced.pass("e"),
+            Some(0),
+            "b was quiet, so its place is free"
+        );
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_held_back_is_told_by_the_next_that_passes() {

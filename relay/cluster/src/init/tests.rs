@@ -1,4 +1,7 @@
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+
+use sallyport_ops::files;
 
 use super::*;
 use crate::Broker;

@@ -1,5 +1,7 @@
 //! Subscriptions on the bus.
 
+use std::sync::Arc;
+
 use async_nats::Subscriber;
 use async_nats::client::RequestErrorKind;
 use bytes::Bytes;
@@ -67,7 +69,10 @@ impl Listener {
             match subscriber {
                 Ok(subscriber) => self.pump(subscriber).await,
                 Err(error) => {
-                    warn!(cause = %error, "cannot listen yet");
+                    let told = Arc::clone(&state.borrow().told);
+                    if let Some(held_back) = told.pass(&error.to_string()) {
+                        warn!(cause = %error, held_back, "cannot listen yet");
+                    }
                     sleep(AGAIN_AFTER).await;
                 }
             }

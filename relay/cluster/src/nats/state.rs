@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_nats::{ClientError, ConnectErrorKind, Event, ServerError};
+use sallyport_ops::paced::PacedCauses;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -24,6 +25,10 @@ pub(super) struct State {
     pub(super) refusals: u64,
     pub(super) refused: Option<Arc<str>>,
     pub(super) failing: Option<Failing>,
+    /// The server that this try goes to.
+    pub(super) host: String,
+    /// What is refused is so again and again: a line a minute says so.
+    pub(super) told: Arc<PacedCauses>,
 }
 
 impl State {
@@ -91,7 +96,9 @@ impl State {
     }
 
     fn refused_by(&mut self, text: String) {
-        warn!(said = %text, "the broker refuses something");
+        if let Some(held_back) = self.told.pass(&text) {
+            warn!(said = %text, held_back, "the broker refuses something");
+        }
         self.refusals = self.refusals.saturating_add(1);
         self.refused = Some(text.into());
     }
