@@ -16,7 +16,9 @@ pub mod filter;
 pub mod chain;
 pub mod request;
 pub mod predefined;
+pub mod queue;
 pub mod reservations;
+mod values;
 
 pub use error::PlacementError;
 pub use placement::{Placed, Placement, Settings};

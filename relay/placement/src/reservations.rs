@@ -26,9 +26,10 @@ use tracing::{debug, info, info_span};
 
 use self::board::Board;
 use self::ledger::{Given, Ledger};
-use self::places::{Current, Decision, Places};
+use self::places::{Current, Places};
 use self::renewal::{Renewal, ours};
 use self::value::{Held, MOST_LOGINS, Reserved, SHORTEST, State, Value};
+use crate::values::Decision;
 
 pub use board::{Occupation, Occupied};
 pub use renewal::{Reservation, Standing};
@@ -277,7 +278,7 @@ impl Reservations {
         wanted: &Given,
         is_spent: bool,
         now: Option<Current>,
-    ) -> Result<Decision<bool>, Refused> {
+    ) -> Result<Decision<Value, bool>, Refused> {
         let put = |lasts: Duration| {
             let held = Held {
                 id: wanted.id.clone(),
@@ -392,7 +393,7 @@ impl Reservations {
         server: &NodeName,
         login: &Login,
         now: Option<Current>,
-    ) -> Result<Decision<Option<u64>>, Refused> {
+    ) -> Result<Decision<Value, Option<u64>>, Refused> {
         let shared = &self.0;
         let now = now.filter(|now| !now.is_over());
         let reserved = match now.as_ref().map(|now| &now.value.state) {

@@ -11,6 +11,7 @@ use sallyport_ops::Tasks;
 use sallyport_placement::reservations::{
     Hold, Kind, Login, Refused, Reservation, Reservations, Terms,
 };
+use sallyport_tests::broker::NatsVersion;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,7 @@ const FEW: usize = 2 * 2 * 2 * (STEPS + 1);
 const MANY: usize = 1000;
 
 /// Rounds under way at once, each with a server of its own.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 64;
 
 /// In real time: short, since it is waited for.
 const SHORT: Duration = Duration::from_secs(1);
@@ -62,14 +63,20 @@ async fn two_users_never_have_one_server_a_thousand_times() {
 }
 
 #[tokio::test]
-#[ignore = "takes minutes: run by name"]
-async fn heavy_two_users_never_have_one_server_a_thousand_times_on_brokers() {
-    for version in [
-        sallyport_tests::broker::NatsVersion::Debian,
-        sallyport_tests::broker::NatsVersion::Current,
-    ] {
-        rounds(&crate::nats::pair(version).await, MANY).await;
-    }
+#[ignore = "takes a minute: run by name"]
+async fn heavy_two_users_never_have_one_server_a_thousand_times_on_nats() {
+    rounds(&crate::nats::pair(NatsVersion::Debian).await, MANY).await;
+}
+
+#[tokio::test]
+#[ignore = "takes a minute: run by name"]
+async fn heavy_two_users_never_have_one_server_a_thousand_times_on_current_nats() {
+    rounds(&crate::nats::pair(NatsVersion::Current).await, MANY).await;
+}
+
+#[tokio::test]
+#[ignore = "takes a minute: run by name"]
+async fn heavy_two_users_never_have_one_server_a_thousand_times_on_redis() {
     rounds(&crate::redis::pair().await, MANY).await;
 }
 

@@ -12,9 +12,10 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::board::{Occupation, Occupied};
-use super::places::{Current, Decision, Places};
+use super::places::{Current, Places};
 use super::value::{Login, Reserved, State, Value};
 use super::{Login as Asked, Refused};
+use crate::values::Decision;
 
 /// The part of the time to live after which a failed renewal is tried again.
 const AGAIN: u32 = 20;
