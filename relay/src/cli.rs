@@ -5,6 +5,8 @@ mod local;
 mod logs;
 mod peers;
 mod scripts;
+mod queue;
+mod reservations;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -26,6 +28,8 @@ use self::config::ConfigArgs;
 use self::local::{DrainArgs, SetArgs, StaticDataArgs, UndrainArgs};
 use self::logs::{DebugArgs, LogsArgs};
 use self::peers::PeersArgs;
+use self::queue::QueueArgs;
+use self::reservations::ReservationsArgs;
 use self::scripts::ScriptsArgs;
 use crate::certificates;
 use crate::cluster_key::{self, AddArgs, KeyCommand};
@@ -92,6 +96,12 @@ enum Command {
     ///
     /// Scripts and chains are configuration of the cluster: each change is a new epoch that holds on every node.
     Scripts(ScriptsArgs),
+    /// List the nodes that users have for themselves, or free one.
+    ///
+    /// `set reservable on` makes a node one that a login reserves, until its user's last logout.
+    Reservations(ReservationsArgs),
+    /// List what waits for a server, with its place and why it waits; hold, release or cancel it.
+    Queue(QueueArgs),
     /// Show or edit what the site says about this node, for load-balancing scripts.
     ///
     /// It begins as the table static_data of relay.toml. What is edited is kept in the state directory and used at once.
@@ -217,6 +227,8 @@ impl Cli {
             ),
             Command::Config(args) => config::config(&args),
             Command::Scripts(args) => scripts::scripts(&args),
+            Command::Reservations(args) => reservations::reservations(&args),
+            Command::Queue(args) => queue::queue(&args),
             Command::StaticData(args) => local::static_data(&args),
             Command::Set(args) => local::set(&args),
             Command::Drain(args) => local::drain(&args),

@@ -59,7 +59,11 @@ pub const CATEGORIES: &[Category] = &[
             "sallyport_cluster::nats",
             "sallyport_cluster::signed",
             "sallyport_cluster::store",
+            "sallyport_placement::queue",
+            "sallyport_placement::reservations",
             "sallyport_relay::global",
+            "sallyport_relay::queue",
+            "sallyport_relay::reservations",
         ],
     },
 ];
@@ -75,6 +79,7 @@ mod tests {
         ("sallyport_cluster", "cluster/src"),
         ("sallyport_edge", "../shared/edge/src"),
         ("sallyport_link", "../shared/link/src"),
+        ("sallyport_placement", "placement/src"),
         ("sallyport_relay", "src"),
     ];
 

@@ -24,7 +24,7 @@ use tracing::{debug, error, info, info_span};
 
 use crate::credentials::signing;
 
-pub use order::{Order, perform};
+pub use order::{Order, moment, perform};
 
 /// `POST` of an [`Order`].
 pub const CONFIG: &str = "/config";

@@ -154,6 +154,7 @@ fn prompts(describer: &Describer, cluster: &Cluster) -> BoxStream<'static, ()> {
         changes(local.static_data.changes()),
         changes(describer.global.changes()),
         changes(describer.pending.changes()),
+        changes(describer.reservations.occupied()),
         changes(describer.outfit.streams.sessions().changes()),
         cluster.progress_changes().map(drop).boxed(),
         leaving.boxed(),

@@ -13,7 +13,8 @@ use sallyport_cluster::{Cluster, ClusterStartError, Limits, NotAKey};
 use sallyport_link::identity::{IdentityError, next_generation};
 use sallyport_link::proxy::{ProxyRules, ProxyUrlError};
 use sallyport_link::{
-    Choice, Dialer, GatewayUrl, KeyFileError, Names, NamesError, NodeIdentity, Settings, backoff,
+    Choice, ClusterKeys, Dialer, GatewayUrl, KeyFileError, Names, NamesError, NodeIdentity,
+    Settings, backoff,
 };
 use sallyport_node::GatewayLink;
 use sallyport_node::settings::SettingsError;
@@ -22,7 +23,9 @@ use sallyport_ops::{
 };
 use sallyport_placement::Placement;
 use sallyport_placement::pending::Pending;
+use sallyport_placement::reservations::Reservations;
 use sallyport_wire::message::DATA;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, info_span, warn};
 
@@ -44,6 +47,8 @@ use crate::metrics::{self, Gauges};
 use crate::outfit::{Outfit, Person};
 use crate::peers::{self, Peers, Trust};
 use crate::placement;
+use crate::queue::Line;
+use crate::reservations;
 use crate::servers::{self, Describer, Servers};
 use crate::sessions::Sessions;
 use crate::status::{self, Sources};
@@ -206,15 +211,22 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
     let local = Arc::new(Local::open(config, &state, &owners.background)?);
     local.drain_with(Arc::clone(&sessions), &owners.background);
     let cluster = Cluster::start(&config.path, &state, Limits::default(), &owners.all)?;
-    let telling = join::tell_store(cluster.clone(), ready.clone());
-    owners.background.spawn(info_span!("store"), telling);
+    tell_store(&cluster, &ready, owners);
     let peers = peers(config, &outfit, &state, owners)?;
     let keys = peers.keys();
     let global = Global::open(&config.node, &cluster, keys.clone(), &state)?;
     global.follow(&owners.background);
-    let describer = describer(config, &outfit, (local, global), owners);
-    let addresses = join::addresses(&config.node, config.port());
-    let joined = join::join(&describer, &cluster, addresses, &keys, &owners.speaking)?;
+    let reservations = reservations::open(config, &cluster, &keys, &owners.all)?;
+    let line = line(
+        config,
+        (&cluster, &outfit),
+        (&global, &reservations),
+        &keys,
+        owners,
+    )?;
+    let describer = describer(config, &outfit, (local, global, reservations), owners);
+    let at = join::addresses(&config.node, config.port());
+    let joined = join::join(&describer, &cluster, at, &keys, &owners.speaking)?;
     if let Some(joined) = joined.as_ref().filter(|_| config.observe) {
         observe(&joined.observer, &outfit, &peers, owners);
     }
@@ -222,6 +234,7 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
     let sources = Sources {
         peers: Arc::clone(&peers),
         servers,
+        line,
         cluster,
     };
     let admin = Admin::new(metrics, ready);
@@ -233,13 +246,24 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
     peers.start(&owners.all);
     let clients = front.map(|tls| clients(tls, &outfit, (&peers, joined.as_ref()), owners));
     open_direct(config, peers, clients, owners)?;
-    let following = gateways::follow(files, Arc::clone(&outfit), owners.tunnels.clone());
-    owners.background.spawn(info_span!("gateways"), following);
+    follow_gateways(files, &outfit, owners);
     Ok(Running {
         outfit,
         served,
         speaker: joined.map(|joined| joined.speaker),
     })
+}
+
+/// Dials the gateways of the files, whatever those become.
+fn follow_gateways(files: Files, outfit: &Arc<Outfit>, owners: &Owners) {
+    let following = gateways::follow(files, Arc::clone(outfit), owners.tunnels.clone());
+    owners.background.spawn(info_span!("gateways"), following);
+}
+
+/// Has readiness say whether the store can be used.
+fn tell_store(cluster: &Cluster, ready: &Ready, owners: &Owners) {
+    let telling = join::tell_store(cluster.clone(), ready.clone());
+    owners.background.spawn(info_span!("store"), telling);
 }
 
 /// Hears the other nodes, and knows from them where their sessions are.
@@ -249,11 +273,26 @@ fn observe(observer: &Observer, outfit: &Arc<Outfit>, peers: &Arc<Peers>, owners
     owners.background.spawn(info_span!("lead"), leading);
 }
 
+/// What waits for servers. Relays that observe the others stand for running it.
+fn line(
+    config: &Config,
+    (cluster, outfit): (&Cluster, &Outfit),
+    (global, reservations): (&Global, &Reservations),
+    keys: &watch::Receiver<Arc<ClusterKeys>>,
+    owners: &Owners,
+) -> Result<Line, StartError> {
+    let mut line = Line::open(config, cluster, global, keys, &owners.background)?;
+    if config.observe || !cluster.is_shared() {
+        line.stand(cluster, outfit, reservations.clone(), &owners.all)?;
+    }
+    Ok(line)
+}
+
 /// What describes this node, with its metrics running.
 fn describer(
     config: &Config,
     outfit: &Arc<Outfit>,
-    (local, global): (Arc<Local>, Global),
+    (local, global, reservations): (Arc<Local>, Global, Reservations),
     owners: &Owners,
 ) -> Describer {
     let describer = Describer {
@@ -263,6 +302,7 @@ fn describer(
         gauges: Gauges::default(),
         global,
         pending: Pending::default(),
+        reservations,
     };
     let node = describer.clone();
     let input = move || node.describe().for_scripts();
@@ -485,6 +525,8 @@ fn serve_admin(
     let admin = describer.global.route(admin);
     let admin = servers::route(admin, sources.servers.clone());
     let admin = peers::routes(admin, &sources.peers);
+    let admin = reservations::route(admin, &describer.reservations);
+    let admin = sources.line.route(admin);
     let admin = direct_url::route(admin, &describer.outfit, sources.peers.keys());
     let admin = Arc::new(status::route(admin, sources));
     let path = places::admin_socket("relay", &config.path);

@@ -13,6 +13,7 @@ use sallyport_node::{GatewayLink, Machine, Server, Settings};
 use sallyport_ops::{Admin, Table, Tasks};
 use sallyport_placement::filter::{Known, Look, Roster};
 use sallyport_placement::pending::{Counts, Pending};
+use sallyport_placement::reservations::Reservations;
 use sallyport_wire::NodeName;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -23,6 +24,7 @@ use crate::local::Local;
 use crate::membership::Observer;
 use crate::metrics::Gauges;
 use crate::outfit::Outfit;
+use crate::reservations::is_reserved;
 
 /// `GET`: every server that this relay knows of.
 pub const SERVERS: &str = "/servers";
@@ -42,6 +44,8 @@ pub struct Describer {
     pub global: Global,
     /// What is on its way to each server.
     pub pending: Pending,
+    /// Which servers somebody has for himself.
+    pub reservations: Reservations,
 }
 
 impl Describer {
@@ -63,6 +67,7 @@ impl Describer {
             usage: Usage {
                 sessions: self.outfit.streams.sessions().len() as u64,
                 streams: self.outfit.streams.ledger().len() as u64,
+                reserved: settings.reservable && is_reserved(&self.reservations, &person.node),
                 ..Usage::default()
             },
             static_data: self.local.static_data.now().data.as_ref().clone(),

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 use crate::config::Access;
 use crate::peers::Peers;
+use crate::queue::Line;
+use crate::reservations::is_reserved;
 use crate::servers::{Describer, Servers, switch};
 use crate::sessions::Session;
 
@@ -22,6 +24,8 @@ pub struct Sources {
     pub servers: Servers,
     /// Its tunnels to other nodes.
     pub peers: Arc<Peers>,
+    /// What waits for servers.
+    pub line: Line,
     /// Its cluster's store and bus.
     pub cluster: Cluster,
 }
@@ -44,6 +48,7 @@ fn show(sources: &Sources) -> Value {
         gauges,
         global,
         pending: _,
+        reservations,
     } = &sources.servers.describer;
     let settings = local.settings.now();
     let sessions: Vec<_> = outfit
@@ -65,6 +70,8 @@ fn show(sources: &Sources) -> Value {
         "failing_metrics": gauges.failing(),
         "config": { "epoch": global.epoch(), "fault": global.fault() },
         "store": show_store(&sources.cluster),
+        "reserved": is_reserved(reservations, &outfit.person.node),
+        "queue": { "run_by": sources.line.run_by(outfit.person.node.as_str()) },
         "cluster": show_cluster(&sources.servers),
         "peers": sources.peers.show(),
         "sessions": sessions,
@@ -139,6 +146,9 @@ pub fn text(status: &Value) -> String {
         }
     }
     text.push_str(&cluster_text(&status["cluster"]));
+    if let Some(node) = status["queue"]["run_by"].as_str() {
+        let _infallible = writeln!(text, "the queue is run by {}", Escaped::new(node, FIELD));
+    }
     if let Some(fault) = status["config"]["fault"].as_str() {
         let _infallible = writeln!(text, "configuration of the cluster: {fault}");
     }
@@ -217,10 +227,15 @@ fn local(status: &Value) -> String {
         format!("metrics that fail: {names}; `sallyport-relay metrics` says why\n")
     };
     format!(
-        "logins {}, starts {}, reservable {}\n{}{metrics}",
+        "logins {}, starts {}, reservable {}{}\n{}{metrics}",
         switch(settings.login_enabled),
         switch(settings.start_enabled),
         switch(settings.reservable),
+        if status["reserved"] == true {
+            ", reserved"
+        } else {
+            ""
+        },
         fault.unwrap_or_default()
     )
 }

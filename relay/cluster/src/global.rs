@@ -16,6 +16,6 @@ pub use bundle::{Bundle, BundleError, Change, Difference, Fault, Faults, MOST_BY
 pub use epochs::{Applied, EpochError, Epochs, Outcome, Put, pointers};
 pub use kinds::{
     CHAIN_NAMES, CHAINS, MOST_IN_CHAIN, MOST_SOURCE, ON_SCRIPT_FAILURE, PLACEMENT, PREDEFINED,
-    SCRIPTS, SETTINGS, chained, names as kinds,
+    QUEUE_SETTING, SCRIPTS, SETTINGS, chained, names as kinds,
 };
 pub use pointer::{Content, Record};

@@ -95,6 +95,8 @@ limits! {
         peer_names = 4096 in 1..=65_536;
         /// Most peer tunnels that other nodes may hold to this one.
         peer_tunnels = 2048 in 1..=65_536;
+        /// Most servers that are held at once for logins that have begun here.
+        reservation_holds = 1024 in 1..=65_536;
         /// Failed health checks in a row until a session counts as down.
         health_failures = 2 in 1..=100;
     }
@@ -111,6 +113,10 @@ limits! {
         data_idle = 1 s in 1..=3600;
         /// A tunnel to another node that is not kept is let go after so long without a stream.
         peer_idle = 60 s in 1..=86_400;
+        /// A server that is reserved is free again after so long without a sign of life of its user's logins.
+        reservation_ttl = 60 s in 5..=3600;
+        /// A login that has begun holds its server for so long.
+        reservation_hold = 60 s in 1..=60;
         /// For the rest of a stream to be delivered once neither side has more to send.
         closing = 30 s in 1..=3600;
         /// Without a byte taken by a receiver that has bytes to read.

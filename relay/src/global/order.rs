@@ -117,8 +117,9 @@ async fn history(epochs: &Epochs) -> Result<Value, EpochError> {
     Ok(rows.collect())
 }
 
-/// Seconds are enough for people; programs have the number of the epoch.
-fn moment(milliseconds: u64) -> Option<String> {
+/// Milliseconds since 1970 as text: seconds are enough for people. None of a time that no calendar has.
+#[must_use]
+pub fn moment(milliseconds: u64) -> Option<String> {
     let seconds = i64::try_from(milliseconds / 1000).ok()?;
     let moment = OffsetDateTime::from_unix_timestamp(seconds).ok()?;
     moment.format(&Rfc3339).ok()

@@ -27,6 +27,12 @@ pub const SETTINGS: &str = "settings";
 /// The settings of placement, and their field.
 pub const PLACEMENT: (&str, &str) = ("placement", "on_script_failure");
 
+/// The setting that says how much may wait for a server, of all users and of one, and its fields.
+pub const QUEUE_SETTING: (&str, &str, &str) = ("queue", "limit", "per_user");
+
+/// So much may wait.
+const WAITING: RangeInclusive<u64> = 0..=10_000;
+
 /// What [`PLACEMENT`] may say: the user hears of it, or what is built in decides.
 pub const ON_SCRIPT_FAILURE: [&str; 2] = ["error", "builtin"];
 
@@ -195,7 +201,12 @@ fn setting(fields: &mut Fields<'_>) {
         fields.one_of(PLACEMENT.1, &ON_SCRIPT_FAILURE);
         return;
     }
-    let there = [HISTORY.0, PLACEMENT.0].join(", ");
+    if fields.name == QUEUE_SETTING.0 {
+        fields.number(QUEUE_SETTING.1, WAITING);
+        fields.number(QUEUE_SETTING.2, WAITING);
+        return;
+    }
+    let there = [HISTORY.0, PLACEMENT.0, QUEUE_SETTING.0].join(", ");
     let text = format!("there is no such setting; there are: {there}");
     fields.wrong.push((None, text));
     fields

@@ -52,7 +52,7 @@ fn every_fault_is_named_with_kind_name_and_field() {
             "metrics/f: it is no object",
             "metrics/g: `source`: it is no text of 1 to 65536 bytes",
             "roles: there is no such kind; there are: chains, metrics, scripts, settings",
-            "settings/colour: there is no such setting; there are: history, placement",
+            "settings/colour: there is no such setting; there are: history, placement, queue",
             "settings/history: `keep`: it is no number from 2 to 100",
         ]
     );
