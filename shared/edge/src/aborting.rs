@@ -57,6 +57,11 @@ impl<S: Abort> Aborting<S> {
         self.refused.clone()
     }
 
+    /// The stream itself, unless it was taken back.
+    pub(crate) const fn get_mut(&mut self) -> Option<&mut S> {
+        self.inner.as_mut()
+    }
+
     /// Gives the stream back, unwatched.
     pub(crate) fn into_inner(mut self) -> Option<S> {
         self.inner.take()

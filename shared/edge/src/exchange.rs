@@ -118,6 +118,7 @@ impl<O: Opener> Context<O> {
         request: Request<Incoming>,
     ) -> Result<Response<Answer>, Infallible> {
         let exchange = Arc::new(self.gate.begin());
+        self.upstreams.stir();
         let record = Arc::new(Record::new(
             request_id::fresh(),
             self.named.address.clone(),

@@ -1,5 +1,6 @@
 //! HTTP with one client connection.
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -115,14 +116,36 @@ impl<O: Opener> Front<O> {
         }
     }
 
+    /// Makes hyper's connection for requests only and drops it once there have been none for a while: it holds more than
+    /// all the rest of an idle client.
     async fn serve_one<S: Duplex + 'static>(
         &self,
-        io: TokioIo<Aborting<Gate<S>>>,
+        mut io: TokioIo<Aborting<Gate<S>>>,
         context: &Arc<Context<O>>,
     ) -> hyper::Result<()> {
-        let service = service_fn(|request: http::Request<Incoming>| {
-            Box::pin(Arc::clone(context).serve::<S>(request))
-        });
+        loop {
+            self.rest(&mut io, context).await;
+            let service = service_fn(|request: http::Request<Incoming>| {
+                Box::pin(Arc::clone(context).serve::<S>(request))
+            });
+            let connection = self.one().serve_connection(io, service);
+            let mut connection = Box::new(connection.with_upgrades());
+            let served = self.watch(
+                Pin::new(&mut *connection),
+                |ending| ending.graceful_shutdown(),
+                context,
+            );
+            if let Some(served) = served.await {
+                return served;
+            }
+            match connection.into_parts() {
+                Some(parts) => io = parts.io,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn one(&self) -> http1::Builder {
         // The gate keeps a client that has finished sending, and hyper must go on reading to notice one that broke off.
         let mut builder = http1::Builder::new();
         builder
@@ -133,13 +156,19 @@ impl<O: Opener> Front<O> {
         if self.limits.fields > HYPER_FIELDS {
             builder.max_headers(self.limits.fields);
         }
-        let connection = builder.serve_connection(io, service).with_upgrades();
-        self.watch(
-            pin!(connection),
-            |ending| ending.graceful_shutdown(),
-            context,
-        )
-        .await
+        builder
+    }
+
+    /// Waits until hyper is needed.
+    async fn rest<S: Duplex>(&self, io: &mut TokioIo<Aborting<Gate<S>>>, context: &Context<O>) {
+        let Some(gate) = io.inner_mut().get_mut() else {
+            return;
+        };
+        tokio::select! {
+            () = poll_fn(|cx| gate.poll_rest(cx)) => {}
+            () = self.drain.cancelled() => {}
+            () = context.gate.closing() => {}
+        }
     }
 
     async fn serve_two<S: Duplex + 'static>(
@@ -170,26 +199,25 @@ impl<O: Opener> Front<O> {
             .keep_alive_timeout(limits.h2_ping_answer)
             .enable_connect_protocol()
             .serve_connection(io, service);
-        self.watch(
-            pin!(connection),
-            |ending| ending.graceful_shutdown(),
-            context,
-        )
-        .await
+        let connection = pin!(connection);
+        let served = self.watch(connection, |ending| ending.graceful_shutdown(), context);
+        // On HTTP/2 the gate calls nobody quiet.
+        served.await.unwrap_or(Ok(()))
     }
 
-    /// Drives a connection, asks it to end when it should, and closes streams to sessions that it no longer uses.
+    /// Drives a connection, asks it to end when it should, and closes streams to sessions that it no longer uses. None as
+    /// soon as hyper is not needed for now.
     async fn watch<C: Future<Output = hyper::Result<()>>>(
         &self,
         mut connection: Pin<&mut C>,
         end: impl Fn(Pin<&mut C>),
         context: &Context<O>,
-    ) -> hyper::Result<()> {
+    ) -> Option<hyper::Result<()>> {
         let mut tidying = pin!(context.upstreams.tidy());
         let mut ending = false;
         loop {
             tokio::select! {
-                ended = connection.as_mut() => return ended,
+                ended = connection.as_mut() => return Some(ended),
                 () = self.drain.cancelled(), if !ending => {
                     ending = true;
                     end(connection.as_mut());
@@ -198,7 +226,12 @@ impl<O: Opener> Front<O> {
                     ending = true;
                     end(connection.as_mut());
                 }
-                never = &mut tidying => match never {},
+                () = &mut tidying => {
+                    if context.gate.is_quiet() && !ending {
+                        return None;
+                    }
+                    tidying.set(context.upstreams.tidy());
+                }
             }
         }
     }

@@ -107,6 +107,26 @@ impl<S: Duplex> Gate<S> {
         (self.io, held)
     }
 
+    /// Waits in hyper's place while the client asks for nothing, with the same deadlines. Ready when hyper is needed: for
+    /// a request, or to end the connection.
+    pub(crate) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Reading::One(one) = &mut self.reading else {
+            return Poll::Ready(());
+        };
+        let begun = one.poll_begun(cx, &mut self.io);
+        if begun.is_ready() || self.watch(cx, begun).is_ready() || self.farewell.is_some() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Notes whether the client of HTTP/1.1 asks for nothing and has taken all that was written.
+    fn note_quiet(&self) {
+        let between = matches!(&self.reading, Reading::One(one) if one.is_between_requests());
+        let quiet = between && self.writing.blocked.is_none() && self.farewell.is_none();
+        self.shared.set_quiet(quiet);
+    }
+
     fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.shared.gate.register(cx.waker());
         let refusal = match &mut self.reading {
@@ -236,10 +256,12 @@ impl<S: Duplex> AsyncRead for Gate<S> {
         if let Some(farewell) = gate.poll_farewell(cx) {
             return farewell.map(Ok); // the end of the stream, once it is over
         }
-        match gate.poll_bytes(cx, buf) {
+        let result = match gate.poll_bytes(cx, buf) {
             Poll::Pending => gate.watch(cx, Poll::Pending),
             ready @ Poll::Ready(_) => ready,
-        }
+        };
+        gate.note_quiet();
+        result
     }
 }
 
@@ -304,6 +326,7 @@ impl<S: Duplex> AsyncWrite for Gate<S> {
             farewell.begin();
         }
         let _still_going_on = gate.poll_farewell(cx);
+        gate.note_quiet();
         Poll::Ready(Ok(()))
     }
 

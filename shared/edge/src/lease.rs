@@ -62,7 +62,7 @@ impl Stream {
 #[derive(Debug, Default)]
 pub(crate) struct Idle {
     streams: Mutex<Vec<IdleStream>>,
-    filled: Notify,
+    stirred: Notify,
 }
 
 #[derive(Debug)]
@@ -77,14 +77,14 @@ impl Idle {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves once something was kept since it last did.
-    pub(crate) async fn filled(&self) {
-        self.filled.notified().await;
+    /// Resolves once something has happened on the client connection since it last did.
+    pub(crate) async fn stirred(&self) {
+        self.stirred.notified().await;
     }
 
-    /// Something is kept, here or beside it.
-    pub(crate) fn tell_filled(&self) {
-        self.filled.notify_one();
+    /// A request has come, or something is kept, here or beside it.
+    pub(crate) fn stir(&self) {
+        self.stirred.notify_one();
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -100,7 +100,7 @@ impl Idle {
             stream,
         });
         drop(list);
-        self.tell_filled();
+        self.stir();
         if let Some(oldest) = oldest {
             oldest.stream.close();
         }

@@ -162,7 +162,12 @@ impl<S: Duplex + 'static> Accepted<S> {
             write_stall: Some(limits.write_stall),
             ..sallyport_splice::Limits::default()
         };
-        let ended = sallyport_splice::run(&mut client, &mut session, &limits, record.meter()).await;
+        let meter = record.meter();
+        // It lasts long, so it has room for itself alone.
+        let joined = Box::pin(async move {
+            sallyport_splice::run(&mut client, &mut session, &limits, meter).await
+        });
+        let ended = joined.await;
         record.ended(match ended.by {
             Spliced::Both => EndedBy::Both,
             Spliced::Client(_) | Spliced::WriteStall(sallyport_splice::Side::Client) => {

@@ -4,7 +4,6 @@
 //! same three and closed with the client connection, so a session that loses count of its own framing can only hurt
 //! the client that it lost it with.
 
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -111,15 +110,21 @@ impl<O: Opener> Upstreams<O> {
         }
     }
 
-    /// Closes streams that were not used for [`Limits::upstream_idle`], for as long as it is polled. It wakes nobody
-    /// while there are none.
-    pub(crate) async fn tidy(&self) -> Infallible {
+    /// A request has come.
+    pub(crate) fn stir(&self) {
+        self.idle.stir();
+    }
+
+    /// Closes streams that were not used for [`Limits::upstream_idle`], and is ready some time after a request once none
+    /// is left. It wakes nobody before there is one.
+    pub(crate) async fn tidy(&self) {
         let pause = (self.limits.upstream_idle / 2).max(Duration::from_millis(10));
+        self.idle.stirred().await;
         loop {
-            self.idle.filled().await;
-            while self.keeps_any() {
-                sleep(pause).await;
-                self.sweep();
+            sleep(pause).await;
+            self.sweep();
+            if !self.keeps_any() {
+                return;
             }
         }
     }
@@ -274,7 +279,7 @@ impl<O: Opener> Upstreams<O> {
         }
         let slot = LinkSlot::default();
         links.push((key, Arc::clone(&slot)));
-        self.idle.tell_filled();
+        self.idle.stir();
         slot
     }
 

@@ -29,6 +29,7 @@ pub(super) struct Shared {
     /// Whether the answer to the one request of HTTP/1.1 has begun.
     answering: AtomicBool,
     upgraded: AtomicBool,
+    quiet: AtomicBool,
     closing: AtomicBool,
     closing_told: Notify,
     ended: OnceLock<Ended>,
@@ -47,6 +48,7 @@ impl Shared {
             open: AtomicU32::new(0),
             answering: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
+            quiet: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             closing_told: Notify::new(),
             ended: OnceLock::new(),
@@ -79,6 +81,11 @@ impl Shared {
 
     pub(super) fn is_upgraded(&self) -> bool {
         self.upgraded.load(Ordering::Acquire)
+    }
+
+    /// Nothing is under way, either way, or something is.
+    pub(super) fn set_quiet(&self, quiet: bool) {
+        self.quiet.store(quiet, Ordering::Release);
     }
 
     /// Asks the front to end the connection in order.
@@ -142,6 +149,11 @@ impl Handle {
     #[must_use]
     pub fn is_closing(&self) -> bool {
         self.0.closing.load(Ordering::Acquire) || Instant::now() >= self.0.max_age
+    }
+
+    /// Whether a client of HTTP/1.1 asks for nothing and has taken all of its answers, so that hyper is not needed.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.0.quiet.load(Ordering::Acquire)
     }
 
     /// Resolves when the connection should end in order; then call hyper's `graceful_shutdown`.

@@ -85,6 +85,25 @@ impl Http1 {
         matches!(self.phase, Phase::Length { .. } | Phase::Chunked(_)) || !self.inbox.is_empty()
     }
 
+    /// Whether the client asks for nothing: no byte of a head has come.
+    pub(super) fn is_between_requests(&self) -> bool {
+        let waits = matches!(self.phase, Phase::Head { begun: None, .. });
+        waits && self.inbox.is_empty() && self.finished.is_none()
+    }
+
+    /// Waits for the first byte of a head, or for the end.
+    pub(super) fn poll_begun<S: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut S,
+    ) -> Poll<io::Result<()>> {
+        if self.is_between_requests() {
+            self.poll_more_of_head(cx, io)
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    }
+
     /// What must have happened by when.
     pub(super) fn due(&self, last_write: Instant) -> Option<Due> {
         let limits = &self.limits;
@@ -170,13 +189,22 @@ impl Http1 {
         if self.finished.is_some() {
             return Poll::Ready(Ok(Step::Done));
         }
+        ready!(self.poll_more_of_head(cx, io))?;
+        Poll::Ready(Ok(Step::Again))
+    }
+
+    fn poll_more_of_head<S: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut S,
+    ) -> Poll<io::Result<()>> {
         ready!(self.poll_fill(cx, io))?;
         if let Phase::Head { begun, .. } = &mut self.phase
             && self.finished.is_none()
         {
             begun.get_or_insert(self.last_read);
         }
-        Poll::Ready(Ok(Step::Again))
+        Poll::Ready(Ok(()))
     }
 
     fn look_for_head(&mut self) -> Result<Option<HeadShape>, Bad> {
