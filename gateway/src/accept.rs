@@ -130,7 +130,8 @@ impl Doors {
         listen::accept_loop(listener, sockets, listeners.stopping(), on).await;
     }
 
-    /// Each step has a place of its own while it lasts: a connection that is idle for long holds none of those before.
+    /// Finds out what a connection is for. What comes then has a task of its own: a connection that is idle for long holds
+    /// no room for the steps before.
     async fn receive(self: Arc<Self>, accepted: Accepted, newcomer: Newcomer) {
         let open = self.open.load_full();
         let established = tokio::select! {
@@ -161,18 +162,19 @@ impl Doors {
             Established::Data { io } => self.data(io, newcomer).await,
             Established::Passthrough { sni, io, client } => {
                 drop((newcomer, slot));
-                Box::pin(self.pass(sni, io, client)).await;
+                self.pass(&sni, io, &client);
             }
             Established::Front { tls, client } => {
                 drop((newcomer, slot));
-                Box::pin(self.front(&open, tls, client)).await;
+                let serving = Arc::clone(&self).front(open, tls, client);
+                self.tasks.spawn(Span::current(), serving);
             }
         }
     }
 
     async fn front(
-        &self,
-        open: &Open,
+        self: Arc<Self>,
+        open: Arc<Open>,
         tls: Box<TlsStream<Rewound<TcpStream>>>,
         client: ClientInfo,
     ) {
@@ -198,26 +200,28 @@ impl Doors {
     }
 
     /// TLS that nobody opens here.
-    async fn pass(&self, sni: String, io: Rewound<TcpStream>, client: ClientInfo) {
-        let Some(_slot) = self.place_for(&client) else {
+    fn pass(&self, sni: &str, mut io: Rewound<TcpStream>, client: &ClientInfo) {
+        let Some(slot) = self.place_for(client) else {
             return;
         };
         let config = self.hub.config();
-        let Some(to) = config.passthrough.iter().find(|entry| entry.sni == sni) else {
+        let Some(entry) = config.passthrough.iter().find(|entry| entry.sni == sni) else {
             return debug!(sni, "the name was taken out of the configuration meanwhile");
         };
-        let to = to.to.clone();
-        drop(config);
+        let (hub, to) = (Arc::clone(&self.hub), entry.to.clone());
         self.hub.figures.connection("passthrough");
         let caller = Caller {
             kind: Kind::Tls,
             address: client.address,
             local: client.local,
-            host: sni,
+            host: sni.to_owned(),
             port: None,
             id: self.hub.request_id(),
         };
-        carry(&self.hub, &to, &caller, io).await;
+        self.tasks.spawn(Span::current(), async move {
+            let _slot = slot;
+            carry(&hub, &to, &caller, &mut io).await;
+        });
     }
 
     fn place_for(&self, client: &ClientInfo) -> Option<sallyport_ops::Slot> {

@@ -1,6 +1,7 @@
 //! A client without identity, joined to a session: what raw TCP and passthrough have in common.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ pub async fn carry<C: Duplex + Bare>(
     hub: &Arc<Hub>,
     to: &Destination,
     caller: &Caller,
-    mut client: C,
+    client: &mut C,
 ) {
     let start = Instant::now();
     let opened = match Box::pin(open(hub, to, caller.want())).await {
@@ -77,7 +78,7 @@ pub async fn carry<C: Duplex + Bare>(
         }
     };
     let Opened { stream, passage } = opened;
-    let ended = Box::pin(join(hub, client, stream, &passage)).await;
+    let ended = join(hub, client, stream, &passage).await;
     let (session, cluster) = (&passage.session, passage.cluster.named());
     let Way {
         node,
@@ -108,21 +109,26 @@ async fn open(hub: &Hub, to: &Destination, mut want: Want) -> Result<Opened<Tunn
     }
 }
 
-/// Where it may, a stream that moves much leaves its tunnel for a data connection and comes back.
-async fn join<C: Duplex + Bare>(
+/// Where it may, a stream that moves much leaves its tunnel for a data connection and comes back. Each kind has room for
+/// itself alone for as long as it lasts.
+fn join<'a, C: Duplex + Bare>(
     hub: &Hub,
-    mut client: C,
+    client: &'a mut C,
     mut stream: TunnelStream,
-    passage: &Passage,
-) -> Ended {
+    passage: &'a Passage,
+) -> Pin<Box<dyn Future<Output = Ended> + Send + 'a>> {
     let (limits, meter) = (limits(hub), passage.meter());
     let Some(tunnel) = &passage.beside else {
-        return sallyport_splice::run(&mut client, &mut stream, &limits, meter).await;
+        let joined =
+            async move { sallyport_splice::run(client, &mut stream, &limits, meter).await };
+        return Box::pin(joined);
     };
     let promotions = &hub.promotions;
     let promoter = promotions.promoter(tunnel.clone(), stream.number(), Arc::clone(meter));
     let mut stream = Promotable::new(stream, promoter, promotions.idle());
-    sallyport_splice::run_bare(&mut client, &mut stream, &limits, meter).await
+    let joined =
+        async move { sallyport_splice::run_bare(client, &mut stream, &limits, meter).await };
+    Box::pin(joined)
 }
 
 fn limits(hub: &Hub) -> sallyport_splice::Limits {

@@ -33,7 +33,9 @@ pub async fn serve(
         clients.spawn(span, async move {
             let (peer, local) = (accepted.peer, accepted.local);
             let within = hub.config().limits.establish;
-            let Some((io, address)) = newcomer(&hub, accepted.stream, peer, within).await else {
+            let Some((mut io, address)) =
+                Box::pin(newcomer(&hub, accepted.stream, peer, within)).await
+            else {
                 return hub.figures.handshake_failed("proxy_header");
             };
             let Some(_slot) = place_for(&places, accepted.slot, peer, address) else {
@@ -48,7 +50,7 @@ pub async fn serve(
                 port: Some(raw.listen.port()),
                 id: hub.request_id(),
             };
-            carry(&hub, &raw.to, &caller, io).await;
+            carry(&hub, &raw.to, &caller, &mut io).await;
         });
     };
     listen::accept_loop(listener, slots, listeners.stopping(), on).await;
