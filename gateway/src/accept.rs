@@ -166,23 +166,20 @@ impl Doors {
             }
             Established::Front { tls, client } => {
                 drop((newcomer, slot));
-                let serving = Arc::clone(&self).front(open, tls, client);
-                self.tasks.spawn(Span::current(), serving);
+                self.front(open, tls, client);
             }
         }
     }
 
-    async fn front(
-        self: Arc<Self>,
-        open: Arc<Open>,
-        tls: Box<TlsStream<Rewound<TcpStream>>>,
-        client: ClientInfo,
-    ) {
-        let Some(_slot) = self.place_for(&client) else {
+    fn front(&self, open: Arc<Open>, tls: Box<TlsStream<Rewound<TcpStream>>>, client: ClientInfo) {
+        let Some(slot) = self.place_for(&client) else {
             return;
         };
         self.hub.figures.connection("front");
-        open.front.serve(tls, client).await;
+        self.tasks.spawn(Span::current(), async move {
+            let _slot = slot;
+            open.front.serve(tls, client).await;
+        });
     }
 
     /// What says that it is a data connection has its time to prove that, in the place of a handshake.
@@ -219,8 +216,8 @@ impl Doors {
             id: self.hub.request_id(),
         };
         self.tasks.spawn(Span::current(), async move {
-            let _slot = slot;
             carry(&hub, &to, &caller, &mut io).await;
+            drop((io, slot));
         });
     }
 

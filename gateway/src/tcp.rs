@@ -38,7 +38,7 @@ pub async fn serve(
             else {
                 return hub.figures.handshake_failed("proxy_header");
             };
-            let Some(_slot) = place_for(&places, accepted.slot, peer, address) else {
+            let Some(slot) = place_for(&places, accepted.slot, peer, address) else {
                 return hub.figures.handshake_failed("full");
             };
             hub.figures.connection("tcp");
@@ -51,6 +51,7 @@ pub async fn serve(
                 id: hub.request_id(),
             };
             carry(&hub, &raw.to, &caller, &mut io).await;
+            drop((io, slot));
         });
     };
     listen::accept_loop(listener, slots, listeners.stopping(), on).await;

@@ -92,6 +92,7 @@ impl<O: Opener> Front<O> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        drop(context);
         if let Some(carry) = after {
             carry.await;
         }
@@ -139,8 +140,8 @@ impl<O: Opener> Front<O> {
                 return served;
             }
             match connection.into_parts() {
-                Some(parts) => io = parts.io,
-                None => return Ok(()),
+                Some(parts) if parts.read_buf.is_empty() => io = parts.io,
+                _ => return Ok(()), // not quiet after all: what it asked for is not known here
             }
         }
     }
@@ -214,7 +215,7 @@ impl<O: Opener> Front<O> {
         context: &Context<O>,
     ) -> Option<hyper::Result<()>> {
         let mut tidying = pin!(context.upstreams.tidy());
-        let mut ending = false;
+        let (mut tidy, mut ending) = (false, false);
         loop {
             tokio::select! {
                 ended = connection.as_mut() => return Some(ended),
@@ -227,11 +228,13 @@ impl<O: Opener> Front<O> {
                     end(connection.as_mut());
                 }
                 () = &mut tidying => {
-                    if context.gate.is_quiet() && !ending {
-                        return None;
-                    }
+                    tidy = true;
                     tidying.set(context.upstreams.tidy());
                 }
+                () = context.gate.quieted(), if tidy => tidy = !context.upstreams.keeps_any(),
+            }
+            if tidy && context.gate.is_quiet() && !ending {
+                return None;
             }
         }
     }

@@ -53,6 +53,10 @@ pub struct Gate<S> {
     reading: Reading,
     writing: Writing,
     farewell: Option<Farewell>,
+    /// Hyper has ended the connection.
+    shut: bool,
+    /// What went wrong while the client rested; hyper is to hear of it.
+    fault: Option<io::Error>,
     alarm: Alarm,
     shared: Arc<Shared>,
     limits: Arc<Limits>,
@@ -89,6 +93,8 @@ impl<S: Duplex> Gate<S> {
                 blocked: None,
             },
             farewell: None,
+            shut: false,
+            fault: None,
             alarm: Alarm::default(),
             shared: Arc::clone(&shared),
             limits: Arc::clone(limits),
@@ -113,18 +119,24 @@ impl<S: Duplex> Gate<S> {
         let Reading::One(one) = &mut self.reading else {
             return Poll::Ready(());
         };
-        let begun = one.poll_begun(cx, &mut self.io);
-        if begun.is_ready() || self.watch(cx, begun).is_ready() || self.farewell.is_some() {
-            return Poll::Ready(());
+        let begun = match one.poll_begun(cx, &mut self.io) {
+            Poll::Pending => self.watch(cx, Poll::Pending),
+            begun @ Poll::Ready(_) => begun,
+        };
+        if let Poll::Ready(Err(error)) = begun {
+            self.fault = Some(error);
+        } else if begun.is_pending() && self.farewell.is_none() {
+            return Poll::Pending;
         }
-        Poll::Pending
+        self.shared.set_quiet(false);
+        Poll::Ready(())
     }
 
     /// Notes whether the client of HTTP/1.1 asks for nothing and has taken all that was written.
     fn note_quiet(&self) {
         let between = matches!(&self.reading, Reading::One(one) if one.is_between_requests());
         let quiet = between && self.writing.blocked.is_none() && self.farewell.is_none();
-        self.shared.set_quiet(quiet);
+        self.shared.set_quiet(quiet && !self.shut);
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -253,6 +265,9 @@ impl<S: Duplex> AsyncRead for Gate<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let gate = self.get_mut();
+        if let Some(fault) = gate.fault.take() {
+            return Poll::Ready(Err(fault));
+        }
         if let Some(farewell) = gate.poll_farewell(cx) {
             return farewell.map(Ok); // the end of the stream, once it is over
         }
@@ -333,6 +348,8 @@ impl<S: Duplex> AsyncWrite for Gate<S> {
     /// A client that is in the middle of a request is given time to read the answer that came early.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let gate = self.get_mut();
+        gate.shut = true;
+        gate.note_quiet();
         let early = matches!(&gate.reading, Reading::One(one) if one.is_mid_request());
         if gate.farewell.is_none() && early {
             gate.farewell = Some(Farewell::new(Bytes::new(), &gate.limits, Instant::now()));

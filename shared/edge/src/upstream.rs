@@ -129,7 +129,8 @@ impl<O: Opener> Upstreams<O> {
         }
     }
 
-    fn keeps_any(&self) -> bool {
+    /// Whether any stream waits for another request.
+    pub(crate) fn keeps_any(&self) -> bool {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         !links.is_empty() || !self.idle.is_empty()
     }

@@ -30,6 +30,7 @@ pub(super) struct Shared {
     answering: AtomicBool,
     upgraded: AtomicBool,
     quiet: AtomicBool,
+    quiet_told: Notify,
     closing: AtomicBool,
     closing_told: Notify,
     ended: OnceLock<Ended>,
@@ -49,6 +50,7 @@ impl Shared {
             answering: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             quiet: AtomicBool::new(false),
+            quiet_told: Notify::new(),
             closing: AtomicBool::new(false),
             closing_told: Notify::new(),
             ended: OnceLock::new(),
@@ -85,7 +87,9 @@ impl Shared {
 
     /// Nothing is under way, either way, or something is.
     pub(super) fn set_quiet(&self, quiet: bool) {
-        self.quiet.store(quiet, Ordering::Release);
+        if !self.quiet.swap(quiet, Ordering::AcqRel) && quiet {
+            self.quiet_told.notify_one();
+        }
     }
 
     /// Asks the front to end the connection in order.
@@ -154,6 +158,11 @@ impl Handle {
     /// Whether a client of HTTP/1.1 asks for nothing and has taken all of its answers, so that hyper is not needed.
     pub(crate) fn is_quiet(&self) -> bool {
         self.0.quiet.load(Ordering::Acquire)
+    }
+
+    /// Resolves once that has become so since it last did.
+    pub(crate) async fn quieted(&self) {
+        self.0.quiet_told.notified().await;
     }
 
     /// Resolves when the connection should end in order; then call hyper's `graceful_shutdown`.

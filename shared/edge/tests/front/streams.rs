@@ -74,6 +74,33 @@ async fn an_idle_stream_is_closed_in_order() {
     );
 }
 
+/// Nothing tells from outside when it rests, so it comes back at many moments around that.
+#[tokio::test]
+async fn a_client_that_rests_between_requests_loses_nothing_and_ends_when_it_is_told() {
+    let site = Site::limited(|limits| limits.upstream_idle = Duration::from_millis(20));
+    let streams = app::web(&site).await;
+    let mut raw = site.raw().await;
+    for pause in 0..40 {
+        raw.get("/s/web/").await;
+        let (head, _) = raw.answer().await;
+        assert_eq!(status(&head), 200, "{head}");
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    assert!(streams.get() > 1, "it rested");
+
+    let mut leaving = site.raw().await;
+    for client in [&mut raw, &mut leaving] {
+        client.get("/s/web/").await;
+        client.answer().await;
+    }
+    leaving.0.shutdown().await.expect("its end is told");
+    let (_, end) = leaving.until_broken().await;
+    assert!(end.is_ok_and(|count| count == 0));
+    site.front.drain();
+    let (_, end) = raw.until_broken().await;
+    assert!(end.is_ok_and(|count| count == 0));
+}
+
 #[tokio::test]
 async fn draining_ends_connections_after_their_answers() {
     let site = Site::new();
