@@ -77,7 +77,7 @@ enum Command {
     Peers(PeersArgs),
     /// Print a URL that opens a session at its own node, once and within 20 seconds, also for who may not come otherwise.
     ///
-    /// Its node needs `url`, `cert` and `key` in [direct], and both nodes the same cluster keys. Who opens it is let in to
+    /// Its node needs `url`, `cert` and `key` in `[direct]`, and both nodes the same cluster keys. Who opens it is let in to
     /// that session for 12 hours, or until that relay ends.
     DirectUrl(DirectUrlArgs),
     /// List the servers that this relay knows of, as they are now.

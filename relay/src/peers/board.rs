@@ -143,3 +143,19 @@ impl Drop for Row {
         drop(gone); // outside the lock, since it may close the tunnel
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_shown_until_its_node_is_not_known_any_more() {
+        let board = Board::default();
+        let node: NodeName = "n1".parse().expect("a name");
+
+        assert!(board.failed(&node, "refused") && !board.failed(&node, "refused"));
+        assert_eq!(board.show(), json!([{ "node": "n1", "cause": "refused" }]));
+        board.left(&node);
+        assert_eq!(board.show(), json!([]));
+    }
+}

@@ -117,3 +117,29 @@ fn step_of(kind: &str) -> Step {
         Step::Tcp
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_refusal_counts_and_the_first_of_a_minute_is_told() {
+        let mut state = State::default();
+        let refused = "Permissions Violation for Publish to \"sallyport.nodes.n1\"";
+        let event = || Event::ServerError(ServerError::Other(refused.to_owned()));
+
+        for _ in 0..3 {
+            assert!(state.learn("n1:4222", event()));
+        }
+
+        assert_eq!(state.refusals, 3);
+        assert_eq!(state.refused.as_deref(), Some(refused));
+        assert_eq!(state.told.pass(refused), None, "it was told");
+        tokio::time::advance(std::time::Duration::from_secs(60)).await;
+        assert_eq!(
+            state.told.pass(refused),
+            Some(3),
+            "the two, and the one above"
+        );
+    }
+}
