@@ -339,8 +339,16 @@ fn what_is_carried_from_store_to_store_stays_the_same_bytes() {
     import(&back, &other, &[]);
     import(&back, &carried, &["--only", "settings"]);
     let now: Value = serde_json::from_slice(&exported(&site, &back, &[])).expect("JSON");
+    // of the other kinds there is nothing
+    let objects = now["objects"].as_object().expect("objects by kind");
+    let mut objects = objects.clone();
+    objects.retain(|_, of_kind| {
+        of_kind
+            .as_object()
+            .is_some_and(|objects| !objects.is_empty())
+    });
     assert_eq!(
-        now["objects"],
+        Value::from(objects),
         json!({ "metrics": { "c": function("3") }, "settings": { "history": { "keep": 5 } } })
     );
 }
