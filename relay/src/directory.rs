@@ -128,6 +128,19 @@ impl Directory {
         known.offers.get(session).cloned()
     }
 
+    /// The member of a pool that each node has which can be reached; of several on one node, the first that is up.
+    #[must_use]
+    pub fn members(&self, pool: &PoolName) -> Vec<(NodeName, Offer)> {
+        let nodes = self.lock();
+        let reached = nodes.iter().filter(|(_, known)| known.lost.is_none());
+        let member = |(node, known): (&NodeName, &Known)| {
+            let mut members = known.offers.values();
+            let member = members.find(|offer| offer.pool == pool.as_str() && !offer.down)?;
+            Some((node.clone(), member.clone()))
+        };
+        reached.filter_map(member).collect()
+    }
+
     /// The URL at which clients reach a session at its own node, and that node; none while the session is down.
     #[must_use]
     pub fn direct_url(&self, session: &SessionId, now: Instant) -> Option<(NodeName, GatewayUrl)> {

@@ -39,6 +39,7 @@ pub mod probe;
 pub mod terminate;
 mod outlet;
 mod carry;
+pub mod balance;
 pub mod hop;
 pub mod directory;
 pub mod promote;

@@ -336,6 +336,8 @@ fn choice(
         tasks: owners.background.clone(),
     };
     let placement = placement::open(&servers, &config.placement, &owners.background);
+    let streams = &servers.describer.outfit.streams;
+    streams.balance().by(placement.clone());
     (servers, placement)
 }
 

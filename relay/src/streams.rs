@@ -12,15 +12,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{Span, debug, field, info, info_span, trace};
 
 use crate::access::{self, Passage};
+use crate::balance::Balance;
 use crate::carry::{Admitted, Carrier};
 use crate::config::Limits;
 use crate::head::Request;
 use crate::hop::Hop;
 use crate::promote::{Invitations, Promotions};
+use crate::reach::Upstream;
 use crate::sessions::{Session, Sessions};
 use crate::{carry, probe, terminate, udp};
 
 mod clients;
+mod distributed;
 
 /// The tunnel that streams come from, and what belongs to it.
 #[derive(Debug, Clone)]
@@ -33,6 +36,19 @@ pub struct Source {
     pub tasks: Tasks,
     /// Whether a stream may go on to another node: not one that came from another node already.
     pub hops: bool,
+}
+
+impl Source {
+    /// A stream of the tunnel that was let in.
+    fn admitted(&self, request: Request, session: Arc<Session>) -> Admitted {
+        Admitted {
+            request,
+            session,
+            tunnel: self.tunnel.id(),
+            transport: self.tunnel.transport().word(),
+            tasks: self.tasks.clone(),
+        }
+    }
 }
 
 /// Where a stream goes.
@@ -50,6 +66,7 @@ enum Way {
 pub struct Streams {
     sessions: Arc<Sessions>,
     hop: Hop,
+    balance: Balance,
     carrier: Arc<Carrier>,
     promotions: Arc<Promotions>,
     total: Arc<Semaphore>,
@@ -67,6 +84,7 @@ impl Streams {
         Self {
             sessions,
             hop: Hop::default(),
+            balance: Balance::default(),
             total: count(limits.streams),
             flows: count(limits.udp_flows),
             opened: metrics.register(
@@ -94,6 +112,12 @@ impl Streams {
     #[must_use]
     pub const fn hop(&self) -> &Hop {
         &self.hop
+    }
+
+    /// Where the clients of pools are distributed to.
+    #[must_use]
+    pub const fn balance(&self) -> &Balance {
+        &self.balance
     }
 
     /// The data connections of all tunnels.
@@ -147,29 +171,33 @@ impl Streams {
             return self.refuse(stream, Code::Limit).await;
         }
         match self.admit(&head, source.hops, false) {
-            Ok(Way::Probe) => {
+            Ok(way) => match self.distributed(&way).filter(|_| source.hops) {
+                Some(pool) => Box::pin(self.distribute(pool, head, stream, &source)).await,
+                None => Box::pin(self.go(way, head, stream, &source)).await,
+            },
+            Err(code) => self.refuse(stream, code).await,
+        }
+        drop(slot);
+    }
+
+    /// Carries a stream to where it is known to go.
+    async fn go(self: Arc<Self>, way: Way, head: Head, stream: TunnelStream, source: &Source) {
+        match way {
+            Way::Probe => {
                 let mut stream = stream;
                 stream.accept();
                 let echoed = probe::echo(&mut stream).await;
                 trace!(bytes = echoed.unwrap_or_default(), "probe answered");
             }
-            Ok(Way::There(request, node)) => {
+            Way::There(request, node) => {
                 let onward = (&request, &node, head);
                 Box::pin(self.pass_on(onward, stream, &source.tunnel)).await;
             }
-            Ok(Way::Here(request, session, passage)) => {
-                let admitted = Admitted {
-                    request,
-                    session,
-                    tunnel: source.tunnel.id(),
-                    transport: source.tunnel.transport().word(),
-                    tasks: source.tasks.clone(),
-                };
-                Box::pin(self.carry(admitted, passage, stream, &source)).await;
+            Way::Here(request, session, passage) => {
+                let admitted = source.admitted(request, session);
+                Box::pin(self.carry(admitted, passage, stream, source)).await;
             }
-            Err(code) => self.refuse(stream, code).await,
         }
-        drop(slot);
     }
 
     /// Everything that is decided about a stream before anything is done for it.
@@ -261,19 +289,7 @@ impl Streams {
     ) {
         match passage {
             Passage::Straight => match self.carrier.reach(&admitted).await {
-                Ok(mut upstream) => {
-                    stream.accept();
-                    if admitted.is_promotable(&source.tunnel) {
-                        let invitations = &source.invitations;
-                        return self
-                            .carrier
-                            .splice_promotable(&admitted, invitations, stream, &mut upstream)
-                            .await;
-                    }
-                    self.carrier
-                        .splice(&admitted, &mut stream, &mut upstream)
-                        .await;
-                }
+                Ok(upstream) => self.join(admitted, upstream, stream, source).await,
                 Err(error) => self.refuse(stream, error.code()).await,
             },
             Passage::Bridge => {
@@ -291,6 +307,26 @@ impl Streams {
             }
             Passage::Datagrams => self.datagrams(&admitted, stream, &source.tunnel).await,
         }
+    }
+
+    /// Joins a stream to its session, which was reached.
+    async fn join(
+        &self,
+        admitted: Admitted,
+        mut upstream: Upstream,
+        mut stream: TunnelStream,
+        source: &Source,
+    ) {
+        stream.accept();
+        if admitted.is_promotable(&source.tunnel) {
+            let invitations = &source.invitations;
+            let carried =
+                self.carrier
+                    .splice_promotable(&admitted, invitations, stream, &mut upstream);
+            return carried.await;
+        }
+        let carried = self.carrier.splice(&admitted, &mut stream, &mut upstream);
+        carried.await;
     }
 
     async fn datagrams(&self, admitted: &Admitted, stream: TunnelStream, tunnel: &Tunnel) {

@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod site;
 pub mod program;
 pub mod service;
+pub mod member;
 pub mod broker;
 pub mod client;
 pub mod network;

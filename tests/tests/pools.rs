@@ -1,72 +1,14 @@
 //! The same service on two nodes behind one raw port: balanced, sticky, and drained without a failure.
 
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
+use sallyport_tests::member::{connect, member, service, source, visit};
 use sallyport_tests::{Gateway, Port, Relay, Site, eventually};
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
-
-/// A service that says its name, then sends back what comes until the client is done.
-fn service(name: &'static str) -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let port = listener.local_addr().expect("bound").port();
-    thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            thread::spawn(move || talk(client, name));
-        }
-    });
-    port
-}
-
-fn talk(mut client: TcpStream, name: &str) -> Option<()> {
-    client.write_all(name.as_bytes()).ok()?;
-    let mut from = client.try_clone().ok()?;
-    std::io::copy(&mut from, &mut client).ok()?;
-    client.shutdown(Shutdown::Write).ok()
-}
-
-/// A connection from an address of the loopback network.
-fn connect(port: u16, from: Ipv4Addr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket
-        .bind(&SocketAddr::from((from, 0)).into())
-        .expect("an address of loopback");
-    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    socket.connect(&to.into()).expect("the gateway listens");
-    let stream = TcpStream::from(socket);
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .expect("a socket option");
-    stream
-}
-
-/// Says something and reads all to the end: the member's name, then what was said.
-fn visit(port: u16, from: Ipv4Addr) -> String {
-    let mut stream = connect(port, from);
-    stream.write_all(b" hello").expect("taken");
-    stream.shutdown(Shutdown::Write).expect("half closed");
-    let mut said = String::new();
-    stream.read_to_string(&mut said).expect("an orderly end");
-    said
-}
-
-/// The member that a connection reached; the connection stays open.
-fn member(stream: &mut TcpStream) -> String {
-    let mut name = [0; 1];
-    stream.read_exact(&mut name).expect("a member answers");
-    String::from_utf8_lossy(&name).into_owned()
-}
-
-const fn source(number: u8) -> Ipv4Addr {
-    Ipv4Addr::new(127, 0, 1, number)
-}
 
 struct Pool {
     gateway: Gateway,

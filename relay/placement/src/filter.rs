@@ -71,6 +71,8 @@ pub enum Reason {
         /// The key.
         key: String,
     },
+    /// It has nothing that could do it.
+    Unable,
     /// The action was tried there and failed.
     Failed {
         /// Why.
@@ -94,6 +96,7 @@ impl fmt::Display for Reason {
             }
             Self::Gone => f.write_str("it is not heard of any more"),
             Self::Lacks { key } => write!(f, "its static data lacks the required `{key}`"),
+            Self::Unable => f.write_str("it has nothing for this"),
             Self::Failed { text } => write!(f, "it failed there: {text}"),
         }
     }
@@ -121,6 +124,10 @@ impl Filter<'_> {
         if let Some(text) = self.failed.get(id) {
             let text = text.clone();
             return Some(Reason::Failed { text });
+        }
+        let among = self.request.among.as_ref();
+        if among.is_some_and(|among| !among.contains(id)) {
+            return Some(Reason::Unable);
         }
         // while the bus is away nobody can be heard
         if !self.stale && now.saturating_duration_since(known.heard) > GONE_AFTER {
@@ -267,6 +274,9 @@ mod tests {
         assert_eq!(dropped(&request, &json!({})), Some(Reason::Reserved));
         request.held = ["n1".to_owned()].into();
         assert_eq!(dropped(&request, &json!({ "reserved": true })), None);
+
+        request.among = Some(["n2".to_owned()].into());
+        assert_eq!(dropped(&request, &json!({})), Some(Reason::Unable));
 
         let mut request = Request::new(Action::Start);
         let lacks = |key: &str| {

@@ -149,6 +149,16 @@ impl Placement {
         Ok(placing.keep())
     }
 
+    /// Whether a script could choose a server now.
+    #[must_use]
+    pub fn may_choose(&self, request: &Request, server: &NodeName) -> bool {
+        let Ok(view) = self.view(request, &BTreeMap::new()) else {
+            return false;
+        };
+        let mut servers = view.servers.iter();
+        servers.any(|known| known.id() == server.as_str())
+    }
+
     /// Repeats a placement that is kept; none if it is not.
     pub async fn replay(&self, id: &str) -> Option<Replay> {
         let trace = self.0.traces.find(id)?;

@@ -45,6 +45,9 @@ pub struct Request {
     /// What the static data of a server must say, by key: the same value, or a list that has it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requires: BTreeMap<String, Value>,
+    /// The servers that can do it at all; none where any can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub among: Option<BTreeSet<String>>,
     /// Servers that somebody else has for himself, besides those that say so.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub reserved: BTreeSet<String>,
@@ -65,6 +68,7 @@ impl Request {
             is_admin: false,
             data: Map::new(),
             requires: BTreeMap::new(),
+            among: None,
             reserved: BTreeSet::new(),
             held: BTreeSet::new(),
         }

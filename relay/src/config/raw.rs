@@ -115,6 +115,7 @@ pub(super) struct RawSession {
     pub(super) sources: Vec<IpNet>,
     pub(super) client_ca: Option<Spanned<PathBuf>>,
     pub(super) proxy_protocol: Option<Spanned<u8>>,
+    pub(super) balance: Option<BalanceWord>,
     pub(super) weight: Option<Spanned<u32>>,
     pub(super) answer_within: Option<Spanned<u32>>,
 }
@@ -133,6 +134,13 @@ pub(super) enum ProtocolWord {
     Tls,
     Udp,
     Vnc,
+}
+
+/// What distributes the clients of a pool, besides the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum BalanceWord {
+    Login,
 }
 
 /// Certificate and key with which the relay ends TLS for a session.

@@ -9,7 +9,7 @@ use sallyport_wire::{PoolName, SessionId};
 use toml::Spanned;
 
 use super::Faults;
-use super::raw::{ProtocolWord, RawAccess, RawSession};
+use super::raw::{BalanceWord, ProtocolWord, RawAccess, RawSession};
 use super::target::Target;
 
 /// Share of new streams of a session that names none.
@@ -32,6 +32,8 @@ pub struct SessionConfig {
     pub health: Option<HealthCheck>,
     /// Pool that it belongs to.
     pub pool: Option<PoolName>,
+    /// Whether the login chain chooses the node of each of its clients, among those with a member of its pool.
+    pub balance_login: bool,
     /// With what the relay ends its clients' TLS; none leaves TLS to the gateway or the service.
     pub tls: Option<TlsFiles>,
     /// Whether its pages may share an origin with others (path mode).
@@ -125,6 +127,7 @@ pub(super) fn check(raw: Spanned<RawSession>, faults: &mut Faults<'_>) -> Option
         strip_prefix: raw.strip_prefix,
         health: raw.health.and_then(|health| health_check(health, faults)),
         pool: raw.pool.and_then(|pool| faults.parsed(&pool)),
+        balance_login: raw.balance == Some(BalanceWord::Login),
         tls,
         trusted: raw.trusted,
         sources: raw.sources,
@@ -227,6 +230,10 @@ fn conflicts(session: &SessionConfig) -> Vec<&'static str> {
         (
             udp && session.target.is_unix(),
             "a udp target is HOST:PORT, never a unix socket",
+        ),
+        (
+            session.balance_login && (protocol != Protocol::Tcp || session.pool.is_none()),
+            "`balance = \"login\"` goes with protocol = \"tcp\" and a pool",
         ),
         (udp && session.health.is_some(), "udp has no health check"),
         (
