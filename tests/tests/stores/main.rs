@@ -13,6 +13,7 @@ mod killed;
 mod leases;
 mod nats;
 mod pair;
+mod queue;
 mod redis;
 mod reservations;
 mod values;
@@ -48,6 +49,7 @@ macro_rules! conformance {
             leases: one_of_many_gets_a_lease;
             leases: a_lease_that_nobody_renews_is_free_again;
             reservations: two_users_never_have_one_server;
+            queue: the_queue_outlives_the_relay_that_runs_it;
         }
     };
     (@each $start:expr; $($module:ident: $name:ident;)*) => {
