@@ -6,11 +6,13 @@ use http::{Method, StatusCode};
 use sallyport_ops::{Admin, AdminError, AdminRequest, Bounds, Guard, Programs, Tasks};
 use sallyport_placement::engine::{Engine, PROGRAMS};
 use sallyport_placement::placement::Parts;
+use sallyport_placement::reservations::Reservations;
 use sallyport_placement::trace::Trace;
 use sallyport_placement::{Placement, PlacementError, Request};
 use serde_json::{Value, json};
 
 use crate::config::PlacementConfig;
+use crate::reservations::keep_clear;
 use crate::servers::Servers;
 
 /// `GET`: the last placements, the newest first; with `id`, all of one.
@@ -49,7 +51,8 @@ pub fn engine(tasks: &Tasks) -> Engine {
 
 /// Adds the routes.
 #[must_use]
-pub fn routes(admin: Admin, placement: &Placement) -> Admin {
+pub fn routes(admin: Admin, placement: &Placement, reservations: &Reservations) -> Admin {
+    let reservations = reservations.clone();
     let (at_traces, at_dry_run, at_replay) =
         (placement.clone(), placement.clone(), placement.clone());
     admin
@@ -58,8 +61,8 @@ pub fn routes(admin: Admin, placement: &Placement) -> Admin {
             Box::pin(async move { shown })
         })
         .route(Method::POST, DRY_RUN, move |request| {
-            let placement = at_dry_run.clone();
-            Box::pin(async move { dry_run(&placement, request).await })
+            let (placement, reservations) = (at_dry_run.clone(), reservations.clone());
+            Box::pin(async move { dry_run(&placement, &reservations, request).await })
         })
         .route(Method::POST, REPLAY, move |request| {
             let placement = at_replay.clone();
@@ -80,9 +83,14 @@ fn traces(placement: &Placement, request: &AdminRequest) -> Result<Value, AdminE
     }
 }
 
-async fn dry_run(placement: &Placement, request: AdminRequest) -> Result<Value, AdminError> {
+async fn dry_run(
+    placement: &Placement,
+    reservations: &Reservations,
+    request: AdminRequest,
+) -> Result<Value, AdminError> {
     let request = serde_json::from_value::<Request>(request.body.unwrap_or_default());
-    let request = request.map_err(|error| AdminError::bad_request(error.to_string()))?;
+    let mut request = request.map_err(|error| AdminError::bad_request(error.to_string()))?;
+    keep_clear(reservations, &mut request);
     let trace = Box::pin(placement.dry_run(request)).await;
     let trace = trace.map_err(|error| refusal(&error))?;
     Ok(json!(*trace))

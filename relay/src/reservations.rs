@@ -7,6 +7,7 @@ use sallyport_cluster::{Cluster, NotAKey};
 use sallyport_link::ClusterKeys;
 use sallyport_ops::{Admin, AdminError, AdminRequest, Tasks};
 use sallyport_placement::reservations::{Occupation, Refused, Reservations, Scope, Terms};
+use sallyport_placement::{Action, Request};
 use sallyport_wire::NodeName;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -73,6 +74,22 @@ pub fn is_reserved(reservations: &Reservations, node: &NodeName) -> bool {
     let occupied = reservations.occupied();
     let occupied = occupied.borrow();
     matches!(occupied.get(node), Some(Occupation::Reserved { .. }))
+}
+
+/// Has a login choose among the nodes that its user may have, and none that somebody else has or is about to have.
+pub fn keep_clear(reservations: &Reservations, request: &mut Request) {
+    if request.action != Action::Login {
+        return;
+    }
+    let (occupied, user) = (reservations.occupied(), request.login().to_owned());
+    for (node, occupation) in occupied.borrow().iter() {
+        let nodes = if occupation.closes_to(&user) {
+            &mut request.reserved
+        } else {
+            &mut request.held
+        };
+        nodes.insert(node.to_string());
+    }
 }
 
 /// Adds `POST /reservations`.

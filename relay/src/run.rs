@@ -522,7 +522,7 @@ fn serve_admin(
     let describer = &sources.servers.describer;
     let admin = local::routes(admin, &describer.local);
     let admin = drains.routes(admin);
-    let admin = placement::routes(admin, placement);
+    let admin = placement::routes(admin, placement, &describer.reservations);
     let admin = metrics::route(admin, describer.gauges.clone());
     let admin = describer.global.route(admin);
     let admin = servers::route(admin, sources.servers.clone());

@@ -132,6 +132,27 @@ fn is_reserved(relay: &Relay, node: &str) -> Option<bool> {
     server["reserved"].as_bool()
 }
 
+/// Whether n1 is left out where a login of this user is tried.
+fn is_closed_to(relay: &Relay, user: &str) -> bool {
+    let request = relay.path().join("request.json");
+    let asked = json!({ "user": { "login": user } });
+    fs::write(&request, asked.to_string()).expect("writable");
+    let file = request.to_str().expect("a path of ours");
+    let dry_run = [
+        "scripts",
+        "dry-run",
+        "--action",
+        "user/login",
+        "--file",
+        file,
+    ];
+    let trace = json(relay, &dry_run);
+    let dropped = &trace["attempts"][0]["dropped"];
+    assert!(dropped.is_array(), "{trace}");
+    let dropped = dropped.to_string();
+    dropped.contains("n1") && dropped.contains("reserved")
+}
+
 #[test]
 fn a_reserved_node_is_shown_on_every_node_and_freed_by_command() {
     let mut shared = Shared::new();
@@ -153,6 +174,8 @@ fn a_reserved_node_is_shown_on_every_node_and_freed_by_command() {
     assert_eq!(is_reserved(one, "n2"), Some(false));
     assert!(told(one, &["status"]).contains("reservable on, reserved"));
     assert!(told(two, &["reservations"]).contains("ann"));
+
+    assert!(is_closed_to(two, "bob") && !is_closed_to(two, "ann"));
 
     assert_eq!(
         told(two, &["reservations", "free", "n1"]),

@@ -37,6 +37,9 @@ const AT_ONCE: usize = 64;
 /// In real time: short, since it is waited for.
 const SHORT: Duration = Duration::from_secs(1);
 
+/// Between two tries of who waits until a server is free.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// On the paused clock.
 const LONG: Duration = Duration::from_secs(20);
 
@@ -204,7 +207,7 @@ impl Relay {
         loop {
             match self.authenticate(false).await {
                 Ok(reservation) => return reservation,
-                Err(Refused::Reserved { .. }) => sleep(SHORT / 20).await,
+                Err(Refused::Reserved { .. }) => sleep(LOOK_EVERY).await,
                 Err(error) => panic!("{error}"),
             }
         }
@@ -242,6 +245,11 @@ impl Round {
         }
     }
 
+    /// In real time, how late something is written or looked at is the machine's and the broker's.
+    fn is_timed(&self) -> bool {
+        self.ttl == LONG
+    }
+
     async fn play(self) -> Outcome {
         let hers = self.ann.log_in(self.hurried);
         let his = self.bob.log_in(self.hurried);
@@ -261,7 +269,7 @@ impl Round {
         // time for a renewal
         sleep(self.ttl / 2).await;
         if let Some(his) = bob.take() {
-            assert!(his.is_held(), "nobody took it from him");
+            assert!(his.is_held() || !self.is_timed(), "nobody took it from him");
             self.bob.log_out(his).await;
         }
         if let Some(hers) = ann.take_if(|_| !self.ann.crashed.is_cancelled()) {
@@ -280,12 +288,16 @@ impl Round {
         let his = soon("bob gets the server", self.bob.wait_for_it()).await;
         let took = Moment::now().since(since);
         assert!(dead.is_none_or(|dead| !dead.is_held()), "two hold it");
-        if self.ann.crashed.is_cancelled() {
-            // how late it is looked, in real time, is the machine's
-            let late = SHORT;
-            assert!(took <= self.ttl + late, "{took:?} after the crash");
-        } else {
-            assert!(took <= SHORT, "it is free at once: {took:?}");
+        if self.is_timed() {
+            let most = if self.ann.crashed.is_cancelled() {
+                self.ttl
+            } else {
+                Duration::ZERO
+            };
+            assert!(
+                took <= most + LOOK_EVERY,
+                "{took:?}, and {most:?} are allowed"
+            );
         }
         self.bob.log_out(his).await;
         let server = self.bob.server.parse().expect("a name");
