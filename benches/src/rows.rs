@@ -10,6 +10,7 @@ mod neighbours;
 mod wan;
 mod scale;
 mod nodes;
+mod placement;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -170,6 +171,13 @@ pub const ROWS: &[Row] = &[
         quick: false,
         within: 400,
         run: nodes::of_one_cluster,
+    },
+    Row {
+        id: "P13",
+        title: "Which of a thousand servers, by a chain of three scripts",
+        quick: false,
+        within: 240,
+        run: placement::of_a_thousand_servers,
     },
 ];
 
