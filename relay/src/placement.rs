@@ -36,6 +36,7 @@ pub fn open(servers: &Servers, config: &PlacementConfig, tasks: &Tasks) -> Place
         roster: Arc::new(servers.clone()),
         config: describer.global.changes(),
         pending: describer.pending.clone(),
+        occupied: describer.reservations.occupied(),
         engine: engine(tasks),
     };
     Placement::new(parts, config.settings())

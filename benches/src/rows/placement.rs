@@ -166,6 +166,7 @@ fn placement(speak: bool, tasks: &Tasks) -> Placement {
         roster: Arc::new(speaking),
         config,
         pending: Pending::default(),
+        occupied: watch::channel(Arc::default()).1,
         engine: Engine::new(
             settings,
             Programs::new(PROGRAMS),

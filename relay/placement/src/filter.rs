@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::request::{Action, Request};
+use crate::reservations::Occupied;
 
 /// Nodes have so long to take a new configuration before they count as behind.
 pub const CATCH_UP: Duration = Duration::from_secs(10);
@@ -109,6 +110,8 @@ pub struct Filter<'r> {
     pub request: &'r Request,
     /// Where it was tried before, and why that failed.
     pub failed: &'r BTreeMap<String, String>,
+    /// The servers that somebody has, or is about to have.
+    pub occupied: &'r Occupied,
     /// The epoch that a server has at least.
     pub epoch: u64,
     /// Whether everything is the last state that was heard of.
@@ -157,8 +160,15 @@ impl Filter<'_> {
 
     fn is_reserved(&self, server: &Server) -> bool {
         let id = server.server_id.as_str();
-        let reserved = server.usage.reserved || self.request.reserved.contains(id);
-        reserved && !self.request.held.contains(id)
+        if self.request.held.contains(id) {
+            return false;
+        }
+        // what is known of it here is newer than what it said last
+        let occupation = self.occupied.get(&server.server_id);
+        match occupation.filter(|_| server.reservable) {
+            Some(occupation) => occupation.closes_to(self.request.login()),
+            None => server.usage.reserved || self.request.reserved.contains(id),
+        }
     }
 
     fn lacks(&self, server: &Server) -> Option<Reason> {
@@ -202,6 +212,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::reservations::Occupation;
 
     fn server(more: &Value) -> Known {
         let mut server = json!({
@@ -222,6 +233,7 @@ mod tests {
         let filter = Filter {
             request,
             failed: &BTreeMap::new(),
+            occupied: &Occupied::new(),
             epoch: 7,
             stale: false,
         };
@@ -296,12 +308,45 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_somebodys_is_there_for_nobody_else() {
+        let holder = Occupation::Reserved {
+            holder: "ada".to_owned(),
+            token: 1,
+            since: 0,
+            logins: ["l1".to_owned()].into(),
+        };
+        let occupied = [("n1".parse().expect("a name"), holder)].into();
+        let dropped = |user: &str, more: &Value| {
+            let mut request = Request::new(Action::Login);
+            request.user.insert("login".to_owned(), json!(user));
+            let filter = Filter {
+                request: &request,
+                failed: &BTreeMap::new(),
+                occupied: &occupied,
+                epoch: 0,
+                stale: false,
+            };
+            filter.drops(&server(more), Instant::now())
+        };
+        // whether or not the server has said so yet
+        for reserved in [true, false] {
+            let more = json!({ "reservable": true, "reserved": reserved });
+            assert_eq!(dropped("ada", &more), None);
+            assert_eq!(dropped("eve", &more), Some(Reason::Reserved));
+            assert_eq!(dropped("", &more), Some(Reason::Reserved));
+        }
+        assert_eq!(dropped("eve", &json!({ "reservable": false })), None);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_failed_or_is_gone_is_dropped_unless_nobody_can_be_heard() {
         let request = Request::new(Action::Start);
         let failed = [("n1".to_owned(), "no display".to_owned())].into();
+        let occupied = Occupied::new();
         let filter = |failed, stale| Filter {
             request: &request,
             failed,
+            occupied: &occupied,
             epoch: 0,
             stale,
         };

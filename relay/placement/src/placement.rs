@@ -19,6 +19,7 @@ use crate::filter::{Epochs, Filter, Roster};
 use crate::pending::{Claim, Counts, Pending};
 use crate::replay::{self, Replay};
 use crate::request::{MOST_REQUEST, Request};
+use crate::reservations::Occupied;
 use crate::trace::{Attempt, Dropped, Trace, Verdict};
 use crate::traces::{Room, Traces};
 use crate::verdict::{Chosen, Decided};
@@ -67,6 +68,8 @@ pub struct Parts {
     pub config: watch::Receiver<Option<Applied>>,
     /// What is on its way, here and by other relays.
     pub pending: Pending,
+    /// The servers that somebody has for himself, or is about to.
+    pub occupied: watch::Receiver<Arc<Occupied>>,
     /// Runs the scripts.
     pub engine: Engine,
 }
@@ -232,9 +235,11 @@ impl Placement {
         let heard = heard(&look.servers);
         let counts = parts.pending.counts(|node| heard.get(node).copied());
         let newest = look.servers.iter().map(|known| known.server.config_epoch);
+        let occupied = Arc::clone(&parts.occupied.borrow());
         let filter = Filter {
             request,
             failed,
+            occupied: &occupied,
             epoch: lock(&self.0.epochs).least(newest.max().unwrap_or(0), now),
             stale: look.stale,
         };

@@ -93,6 +93,7 @@ impl World {
             roster: Arc::<There>::clone(&there),
             config: changes,
             pending: pending.clone(),
+            occupied: watch::channel(Arc::default()).1,
             engine,
         };
         let world = Self {
