@@ -231,3 +231,38 @@ fn refusal(error: &QueueError) -> AdminError {
     };
     AdminError::new(status, error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use sallyport_cluster::global::Bundle;
+
+    use super::*;
+
+    fn applied(queue: &Value) -> Result<Applied, String> {
+        let bundle = json!({ "format": "sallyport-config/1", "objects": { "settings": { "queue": queue } } });
+        let bundle = Bundle::from_value(bundle).map_err(|error| error.to_string())?;
+        Ok(Applied {
+            epoch: 1,
+            sha256: String::new(),
+            bundle: Arc::new(bundle),
+        })
+    }
+
+    #[test]
+    fn how_much_may_wait_is_a_setting_of_the_cluster() {
+        assert_eq!(limits(None), Limits::default());
+        let given = applied(&json!({ "limit": 7, "per_user": 2 })).expect("good");
+        let expected = Limits {
+            all: 7,
+            per_user: 2,
+        };
+        assert_eq!(limits(Some(&given)), expected);
+        for wrong in [
+            json!({ "limit": 7 }),
+            json!({ "limit": 10_001, "per_user": 2 }),
+        ] {
+            let said = applied(&wrong).expect_err("refused");
+            assert!(said.contains("settings/queue"), "{said}");
+        }
+    }
+}
