@@ -21,6 +21,7 @@ use sallyport_link::Choice;
 use sallyport_node::static_data::Object;
 use sallyport_ops::config::{self, ConfigError, parse_toml};
 use sallyport_ops::{Congestion, Log, Workers};
+use sallyport_scripts::Folders;
 use sallyport_wire::NodeName;
 
 pub use direct::{DirectConfig, FrontConfig};
@@ -85,6 +86,8 @@ pub struct Config {
     pub direct: Option<DirectConfig>,
     /// Whether it hears all the time what the other nodes say over the cluster's bus.
     pub observe: bool,
+    /// Where programs lie that the cluster's configuration may have run on this node.
+    pub programs: Folders,
     /// Other nodes to dial, in the order of the file.
     pub peers: Vec<PeerConfig>,
     /// The sessions, in the order of the file.
@@ -154,6 +157,8 @@ impl Config {
             .map(|table| static_data::check(table, faults));
         let limits = raw.limits.check(faults);
         let metrics = raw.metrics.check(faults);
+        let programs = raw.cluster.programs.iter();
+        let programs = Folders::new(programs.map(|folder| faults.beside(folder)));
         let placement = raw.placement.check(faults);
         let direct = direct::check(raw.direct, faults);
         let peers = peer::check(raw.peer, node.as_ref(), faults);
@@ -178,6 +183,7 @@ impl Config {
             log: raw.log,
             limits,
             observe: raw.cluster.observe,
+            programs,
             metrics,
             placement,
             direct,

@@ -9,7 +9,7 @@ use http::Method;
 use sallyport_cluster::global::Applied;
 use sallyport_ops::{Admin, Bounds, Guard, Programs, Table, Tasks};
 use sallyport_scripts::metrics::{MOST_METRICS, Metric, Metrics, Reading, values};
-use sallyport_scripts::{Commands, Host, Limits, Settings};
+use sallyport_scripts::{Commands, Folders, Host, Limits, Settings};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -206,7 +206,7 @@ impl Gauges {
     /// `input` of that moment.
     pub fn follow(
         &self,
-        config: &MetricsConfig,
+        (config, folders): (&MetricsConfig, &Folders),
         epochs: watch::Receiver<Option<Applied>>,
         input: impl Fn() -> Value + Send + 'static,
         tasks: &Tasks,
@@ -215,7 +215,7 @@ impl Gauges {
         let looking = folder::follow(config.clone(), define);
         tasks.spawn(info_span!("metrics_folder"), looking);
         let (define, cluster) = watch::channel(Arc::default());
-        let looking = cluster::follow(config.clone(), epochs, define);
+        let looking = cluster::follow((config.clone(), folders.clone()), epochs, define);
         tasks.spawn(info_span!("metrics_cluster"), looking);
         let sources = Definitions { cluster, folder };
         let updating = self

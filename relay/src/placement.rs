@@ -9,13 +9,15 @@ use sallyport_placement::placement::Parts;
 use sallyport_placement::reservations::Reservations;
 use sallyport_placement::trace::Trace;
 use sallyport_placement::{Placement, PlacementError, Request};
+use sallyport_scripts::Folders;
 use serde_json::{Value, json};
 
 use crate::config::PlacementConfig;
 use crate::reservations::keep_clear;
 use crate::servers::Servers;
 
-/// `GET`: the last placements, the newest first; with `id`, all of one.
+/// `POST`: the last placements, the newest first; of an `id`, all of that one. Whoever may not give orders is not shown what
+/// users asked for.
 pub const TRACES: &str = "/placements";
 
 /// `POST` of a request: what would be chosen now.
@@ -29,7 +31,12 @@ const MOST_LISTED: usize = 200;
 
 /// The placement of this node, which chooses among the `servers` that it knows of.
 #[must_use]
-pub fn open(servers: &Servers, config: &PlacementConfig, tasks: &Tasks) -> Placement {
+pub fn open(
+    servers: &Servers,
+    config: &PlacementConfig,
+    folders: Folders,
+    tasks: &Tasks,
+) -> Placement {
     let describer = &servers.describer;
     let parts = Parts {
         node: describer.outfit.person.node.clone(),
@@ -37,17 +44,22 @@ pub fn open(servers: &Servers, config: &PlacementConfig, tasks: &Tasks) -> Place
         config: describer.global.changes(),
         pending: describer.pending.clone(),
         occupied: describer.reservations.occupied(),
-        engine: engine(tasks),
+        engine: engine(folders, tasks),
     };
     Placement::new(parts, config.settings())
 }
 
-/// What runs scripts here.
+/// What runs scripts here, and programs that lie in `folders`.
 #[must_use]
-pub fn engine(tasks: &Tasks) -> Engine {
+pub fn engine(folders: Folders, tasks: &Tasks) -> Engine {
     let programs = Programs::guarded(PROGRAMS, Guard::ourselves());
     let settings = sallyport_scripts::Settings::default();
-    Engine::new(settings, programs, Bounds::default(), tasks.clone())
+    Engine::new(
+        settings,
+        (programs, folders),
+        Bounds::default(),
+        tasks.clone(),
+    )
 }
 
 /// Adds the routes.
@@ -57,7 +69,7 @@ pub fn routes(admin: Admin, placement: &Placement, reservations: &Reservations) 
     let (at_traces, at_dry_run, at_replay) =
         (placement.clone(), placement.clone(), placement.clone());
     admin
-        .route(Method::GET, TRACES, move |request| {
+        .route(Method::POST, TRACES, move |request| {
             let shown = traces(&at_traces, &request);
             Box::pin(async move { shown })
         })
@@ -72,7 +84,8 @@ pub fn routes(admin: Admin, placement: &Placement, reservations: &Reservations) 
 }
 
 fn traces(placement: &Placement, request: &AdminRequest) -> Result<Value, AdminError> {
-    match request.query.get("id") {
+    let body = request.body.as_ref();
+    match body.and_then(|body| body["id"].as_str()) {
         Some(id) => {
             let found = placement.traces().find(id).ok_or_else(|| not_kept(id));
             Ok(json!(*found?))

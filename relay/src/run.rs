@@ -308,7 +308,8 @@ fn describer(
     let input = move || node.describe().for_scripts();
     let gauges = &describer.gauges;
     let epochs = describer.global.changes();
-    gauges.follow(&config.metrics, epochs, input, &owners.background);
+    let metrics = (&config.metrics, &config.programs);
+    gauges.follow(metrics, epochs, input, &owners.background);
     describer
 }
 
@@ -335,7 +336,12 @@ fn choice(
         observes: config.observe,
         tasks: owners.background.clone(),
     };
-    let placement = placement::open(&servers, &config.placement, &owners.background);
+    let placement = placement::open(
+        &servers,
+        &config.placement,
+        config.programs.clone(),
+        &owners.background,
+    );
     let streams = &servers.describer.outfit.streams;
     streams.balance().by(placement.clone());
     (servers, placement)

@@ -97,9 +97,10 @@ struct Shared {
 impl Shared {
     fn new(site: &Site, nodes: &[&str]) -> Self {
         let server = NatsServer::start(NatsVersion::Debian, &site.path().join("nats"), "");
+        let config = format!("[cluster]\nprograms = [{:?}]\n", site.path());
         let relays: Vec<_> = nodes
             .iter()
-            .map(|node| site.relay_stopped(node, &[], ""))
+            .map(|node| site.relay_stopped(node, &[], &config))
             .collect();
         for relay in &relays {
             write_broker(relay.path(), &server);
@@ -433,6 +434,7 @@ fn metrics_of_all_kinds(site: &Site) -> Value {
         "licences": function("() => 6 * 7"),
         "count": program_of(site, "count", "#!/bin/sh\necho 7\n", 0o755),
         "loose": program_of(site, "loose", "#!/bin/sh\necho 8\n", 0o777),
+        "away": { "kind": "executable", "path": "/bin/true", "enabled": true },
         "off": off,
     } })
 }
@@ -480,6 +482,7 @@ fn metrics_of_the_configuration_run_on_every_node_and_go_before_files() {
     assert_eq!(
         rows,
         [
+            ("away", "cluster", true),
             ("count", "cluster", false),
             ("licences", "cluster", false),
             ("licences", "folder", true),
@@ -490,7 +493,7 @@ fn metrics_of_the_configuration_run_on_every_node_and_go_before_files() {
     );
     let said = two.command(&["metrics"]).stdout;
     let said = String::from_utf8_lossy(&said).into_owned();
-    for part in ["FROM", "rename the file", "loose"] {
+    for part in ["FROM", "rename the file", "loose", "[cluster] programs"] {
         assert!(said.contains(part), "{part}: {said}");
     }
 

@@ -11,6 +11,7 @@ use sallyport_placement::filter::{Known, Look, Roster};
 use sallyport_placement::pending::Pending;
 use sallyport_placement::placement::Parts;
 use sallyport_placement::{Action, Placement, Request, Settings};
+use sallyport_scripts::Folders;
 use sallyport_tests::program;
 use serde_json::json;
 use tokio::runtime::Builder;
@@ -169,7 +170,7 @@ fn placement(speak: bool, tasks: &Tasks) -> Placement {
         occupied: watch::channel(Arc::default()).1,
         engine: Engine::new(
             settings,
-            Programs::new(PROGRAMS),
+            (Programs::new(PROGRAMS), Folders::default()),
             Bounds::default(),
             tasks.clone(),
         ),

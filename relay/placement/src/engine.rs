@@ -1,24 +1,26 @@
 //! Runs a chain: functions in workers, which are there from the first one on, and programs.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sallyport_ops::files::check_unchangeable;
 use sallyport_ops::{Bounds, Programs, Tasks};
 use sallyport_scripts::{
-    Choice, Executable, Fault, Moment, Script, ScriptError, Scripts, Server, Settings,
+    Choice, Executable, Fault, Folders, Moment, Script, ScriptError, Scripts, Server, Settings,
 };
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::chain::{Code, Rule};
 use crate::trace::{Outcome, Step};
 
 /// Programs that run at the same time, those included that cannot be killed.
 pub const PROGRAMS: usize = 8;
+
+/// How long a disk may take to say what a program on it is.
+const FOUND_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs chains. A clone is the same one.
 #[derive(Debug, Clone)]
@@ -31,6 +33,7 @@ struct Workers {
     /// A relay that chooses nothing has none.
     scripts: OnceLock<Scripts>,
     programs: Programs,
+    folders: Folders,
     bounds: Bounds,
 }
 
@@ -50,15 +53,21 @@ pub struct Work<'w> {
 }
 
 impl Engine {
-    /// Runs functions in workers with these settings, which are started for the first of them, and programs within
-    /// `bounds`.
+    /// Runs functions in workers with these settings, which are started for the first of them, and programs of `folders`
+    /// within `bounds`.
     #[must_use]
-    pub fn new(settings: Settings, programs: Programs, bounds: Bounds, tasks: Tasks) -> Self {
+    pub fn new(
+        settings: Settings,
+        (programs, folders): (Programs, Folders),
+        bounds: Bounds,
+        tasks: Tasks,
+    ) -> Self {
         Self(Arc::new(Workers {
             settings,
             tasks,
             scripts: OnceLock::new(),
             programs,
+            folders,
             bounds,
         }))
     }
@@ -123,12 +132,13 @@ impl Engine {
     }
 
     async fn program(&self, rule: &Rule, path: &Path, work: Work<'_>) -> Outcome {
-        if let Err(fault) = may_run(path).await {
-            return Outcome::Failed(fault);
-        }
+        let program = match find(&self.0.folders, path).await {
+            Ok(program) => program,
+            Err(fault) => return Outcome::Failed(format!("was not run: {fault}")),
+        };
         let executable = Executable {
             name: rule.name.clone(),
-            program: path.to_owned(),
+            program,
             arguments: Vec::new(),
             bounds: self.0.bounds,
         };
@@ -144,14 +154,14 @@ impl Engine {
     }
 }
 
-/// A program that others could change is not run.
-async fn may_run(path: &Path) -> Result<(), String> {
-    let path = path.to_owned();
-    let looked = spawn_blocking(move || check_unchangeable(&path).map(drop)).await;
-    match looked {
-        Ok(checked) => checked.map_err(|fault| format!("was not run: {fault}")),
-        Err(error) => Err(format!("was not run: {error}")),
-    }
+/// A program that this node may run, unless the disk that it lies on keeps it waiting.
+async fn find(folders: &Folders, path: &Path) -> Result<PathBuf, String> {
+    let (folders, path) = (folders.clone(), path.to_owned());
+    let looking = spawn_blocking(move || folders.find(&path));
+    let found = timeout(FOUND_WITHIN, looking).await;
+    let found = found.map_err(|_late| format!("it was not found within {FOUND_WITHIN:?}"))?;
+    let found = found.map_err(|error| error.to_string())?;
+    found.map_err(|error| error.to_string())
 }
 
 /// The functions that `rules` begin with.

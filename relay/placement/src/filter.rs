@@ -193,8 +193,10 @@ pub struct Epochs {
 }
 
 impl Epochs {
-    /// The least epoch of a server, where `newest` is the newest that one has at the time `now`.
+    /// The least epoch of a server, where `newest` is the one that this node accepted last, at the time `now`. What other nodes
+    /// say that they have is not believed: one could shut out all others.
     pub fn least(&mut self, newest: u64, now: Instant) -> u64 {
+        self.settled = self.settled.min(newest);
         match self.coming {
             Some((epoch, since)) if now.saturating_duration_since(since) >= CATCH_UP => {
                 self.settled = epoch;
@@ -372,7 +374,7 @@ mod tests {
         assert_eq!(epochs.least(4, start + CATCH_UP), 3);
         assert_eq!(epochs.least(4, start + CATCH_UP * 3 / 2), 3);
         assert_eq!(epochs.least(4, start + CATCH_UP * 2), 4);
-        // whoever had a newer one is gone
-        assert_eq!(epochs.least(3, start + CATCH_UP * 9), 4);
+        // the store was made anew
+        assert_eq!(epochs.least(3, start + CATCH_UP * 9), 3);
     }
 }

@@ -234,13 +234,13 @@ impl Placement {
         let now = Instant::now();
         let heard = heard(&look.servers);
         let counts = parts.pending.counts(|node| heard.get(node).copied());
-        let newest = look.servers.iter().map(|known| known.server.config_epoch);
+        let accepted = parts.config.borrow().as_ref().map_or(0, |now| now.epoch);
         let occupied = Arc::clone(&parts.occupied.borrow());
         let filter = Filter {
             request,
             failed,
             occupied: &occupied,
-            epoch: lock(&self.0.epochs).least(newest.max().unwrap_or(0), now),
+            epoch: lock(&self.0.epochs).least(accepted, now),
             stale: look.stale,
         };
         let mut objects = lock(&self.0.objects);

@@ -16,6 +16,7 @@ pub mod host;
 pub mod commands;
 pub mod processes;
 pub mod executable;
+pub mod folders;
 pub mod worker;
 mod engine;
 mod sandbox;
@@ -25,6 +26,7 @@ pub mod script;
 
 pub use commands::Commands;
 pub use executable::Executable;
+pub use folders::{FolderError, Folders};
 pub use host::Host;
 pub use metrics::{Metric, Metrics, Reading};
 pub use script::{Called, Choice, Fault, Moment, Script, ScriptError, Server, Step};

@@ -42,16 +42,23 @@ pub(super) struct RawConfig {
     pub(super) session: Vec<Spanned<RawSession>>,
 }
 
+/// Where programs lie that the cluster's configuration may have run.
+const PROGRAMS: &str = "/usr/local/lib/sallyport";
+
 /// The `[cluster]` table.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawCluster {
     pub(super) observe: bool,
+    pub(super) programs: Vec<PathBuf>,
 }
 
 impl Default for RawCluster {
     fn default() -> Self {
-        Self { observe: true }
+        Self {
+            observe: true,
+            programs: vec![PathBuf::from(PROGRAMS)],
+        }
     }
 }
 

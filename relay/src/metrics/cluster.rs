@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sallyport_cluster::global::{Applied, Object};
-use sallyport_scripts::Script;
 use sallyport_scripts::metrics::Metric;
+use sallyport_scripts::{Folders, Script};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::Defined;
-use super::folder::{executable, unchangeable};
+use super::folder::executable;
 use crate::config::MetricsConfig;
 
 /// How often it is looked whether the programs may be run.
@@ -25,15 +25,15 @@ const KIND: &str = "metrics";
 
 /// Follows the configuration for ever.
 pub(super) async fn follow(
-    config: MetricsConfig,
+    (config, folders): (MetricsConfig, Folders),
     mut epochs: watch::Receiver<Option<Applied>>,
     define: watch::Sender<Arc<Defined>>,
 ) {
     loop {
         let applied = epochs.borrow_and_update().clone();
         let epoch = applied.as_ref().map_or(0, |applied| applied.epoch);
-        let (here, now) = (config.clone(), applied.clone());
-        let found = spawn_blocking(move || now.map(|now| look(&now, &here)));
+        let (here, programs, now) = (config.clone(), folders.clone(), applied.clone());
+        let found = spawn_blocking(move || now.map(|now| look(&now, &here, &programs)));
         let Ok(found) = found.await else {
             return; // only where the runtime ends
         };
@@ -65,13 +65,13 @@ fn tell(epoch: u64, defined: &Defined) {
 }
 
 /// What an epoch defines. It waits for the disks that programs lie on.
-fn look(applied: &Applied, config: &MetricsConfig) -> Defined {
+fn look(applied: &Applied, config: &MetricsConfig, folders: &Folders) -> Defined {
     let mut defined = Defined::default();
     for (name, object) in applied.bundle.objects(KIND) {
         if object.get("enabled") == Some(&Value::Bool(false)) {
             continue;
         }
-        match metric(name, object, config) {
+        match metric(name, object, config, folders) {
             Ok(metric) => defined.metrics.push(metric),
             Err(fault) => defined.faults.push((name.to_owned(), fault)),
         }
@@ -80,14 +80,17 @@ fn look(applied: &Applied, config: &MetricsConfig) -> Defined {
 }
 
 /// The bundle was checked, so only the node can be at fault: a program of it is looked at like one of the folder.
-fn metric(name: &str, object: &Object, config: &MetricsConfig) -> Result<Metric, String> {
+fn metric(
+    name: &str,
+    object: &Object,
+    config: &MetricsConfig,
+    folders: &Folders,
+) -> Result<Metric, String> {
     let text = |field: &str| object.get(field).and_then(Value::as_str);
     if let Some(source) = text("source") {
         return Ok(Metric::Function(Script::new(name, source)));
     }
     let path = Path::new(text("path").ok_or("neither a function nor a program")?);
-    if let Some(folder) = path.parent() {
-        unchangeable(folder)?;
-    }
-    executable(name.to_owned(), path, config)
+    let program = folders.find(path).map_err(|error| error.to_string())?;
+    executable(name.to_owned(), &program, config)
 }

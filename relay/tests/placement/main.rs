@@ -15,6 +15,7 @@ use sallyport_placement::pending::Pending;
 use sallyport_placement::placement::Parts;
 use sallyport_placement::trace::{Trace, Verdict};
 use sallyport_placement::{Action, Placement, Request, Settings};
+use sallyport_scripts::Folders;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -58,6 +59,11 @@ fn server(more: &Value) -> Server {
     serde_json::from_value(server).expect("a server")
 }
 
+/// Where programs of the tests lie.
+fn folders() -> Folders {
+    Folders::new([env!("CARGO_TARGET_TMPDIR").into()])
+}
+
 fn engine(limits: impl FnOnce(&mut sallyport_scripts::Settings)) -> Engine {
     let mut settings = sallyport_scripts::Settings {
         program: env!("CARGO_BIN_EXE_sallyport-relay").into(),
@@ -66,7 +72,7 @@ fn engine(limits: impl FnOnce(&mut sallyport_scripts::Settings)) -> Engine {
     limits(&mut settings);
     Engine::new(
         settings,
-        Programs::new(PROGRAMS),
+        (Programs::new(PROGRAMS), folders()),
         Bounds::default(),
         Tasks::new(),
     )

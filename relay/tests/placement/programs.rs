@@ -31,7 +31,7 @@ fn world(program: &Value) -> World {
 
 #[tokio::test]
 async fn a_program_gets_the_list_of_the_functions_before_it_and_answers_like_one() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     for (text, expected) in [
         ("echo '\"a\"'", Ok("a")),
         (
@@ -64,7 +64,7 @@ async fn a_program_gets_the_list_of_the_functions_before_it_and_answers_like_one
 
 #[tokio::test]
 async fn a_program_that_others_could_change_is_not_run() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let program = program(folder.path(), "echo '\"a\"'");
     let path = folder.path().join("choose");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("ours");
@@ -77,7 +77,7 @@ async fn a_program_that_others_could_change_is_not_run() {
 
 #[tokio::test]
 async fn a_program_is_not_run_again_for_a_replay() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let count = folder.path().join("count");
     let text = format!("echo x >> {}; echo '\"c\"'", count.display());
     let world = world(&program(folder.path(), &text));

@@ -9,6 +9,7 @@ use sallyport_ops::escape::{Escaped, FIELD};
 use sallyport_ops::{Table, Tasks};
 use sallyport_placement::replay::{self, Replay};
 use sallyport_placement::trace::{Attempt, Outcome, Trace, Verdict};
+use sallyport_scripts::Folders;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -31,8 +32,7 @@ pub(super) fn dry_run(at: &At, args: &DryRunArgs) -> Said {
 }
 
 pub(super) fn trace(at: &At, id: &str) -> Said {
-    let query = sallyport_ops::admin::query(TRACES, &[("id", id)]);
-    let answer = relay(at, "GET", &query, None)?;
+    let answer = relay(at, "POST", TRACES, Some(json!({ "id": id })))?;
     Ok(shown(at, &answer))
 }
 
@@ -49,7 +49,7 @@ fn shown(at: &At, answer: &Value) -> String {
 }
 
 pub(super) fn traces(at: &At) -> Said {
-    let answer = relay(at, "GET", TRACES, None)?;
+    let answer = relay(at, "POST", TRACES, None)?;
     if at.listing.json {
         return Ok(pretty(&answer));
     }
@@ -97,7 +97,7 @@ pub(super) fn replay(at: &At, args: &ReplayArgs) -> Result<(String, bool), Scrip
 fn here(trace: &Trace) -> Result<Replay, ScriptsError> {
     let repeating = async {
         let tasks = Tasks::new();
-        let replay = replay::replay(&engine(&tasks), trace).await;
+        let replay = replay::replay(&engine(Folders::default(), &tasks), trace).await;
         tasks.drain(Duration::ZERO).await;
         replay
     };
