@@ -17,6 +17,7 @@ const TRAILERS: &str = "tests/tests/trailers.rs";
 const PROMOTION: &str = "tests/tests/promotion.rs";
 const DIRECT: &str = "tests/tests/direct.rs";
 const HOP: &str = "tests/tests/hop.rs";
+const RESERVATIONS: &str = "relay/placement/src/reservations/tests.rs";
 const GPUS: &str = "relay/node/src/machine/gpus.rs";
 const LIMITS: &str = "tests/tests/limits.rs";
 const NEWCOMERS: &str = "gateway/tests/relays/newcomers.rs";
@@ -406,6 +407,24 @@ const RELAY_LIMITS: &[(&str, Test)] = &[
         (HOP, "a_name_belongs_to_the_node_key_that_came_first"),
     ),
     ("limits.peer_tunnels", PORT),
+    (
+        "limits.reservation_hold",
+        (
+            RESERVATIONS,
+            "a_hold_tells_rivals_and_ends_when_it_first_would",
+        ),
+    ),
+    (
+        "limits.reservation_holds",
+        (RESERVATIONS, "there_are_bounds"),
+    ),
+    (
+        "limits.reservation_ttl",
+        (
+            RESERVATIONS,
+            "after_a_crash_it_is_free_when_its_time_is_over_and_not_before",
+        ),
+    ),
     ("limits.streams", CAPS),
     ("limits.streams_per_tunnel", CAPS),
     ("limits.tickets", TICKETS),
