@@ -390,6 +390,10 @@ fn tell(args: &InitArgs, done: &Initialised, out: &mut dyn Write) -> io::Result<
         "Then: copy {keys} to /etc/sallyport/gateway.json on each node (mode 600)"
     )?;
     writeln!(out, "      and start sallyport-relay there")?;
+    writeln!(
+        out,
+        "      Its key is for each node's own sessions. Where nodes are to bring those of others: sallyport-gateway key add --via"
+    )?;
     if let Some(joined) = &args.join {
         let count = done.gateways;
         writeln!(

@@ -11,6 +11,10 @@ use crate::sessions::{Session, Sessions};
 /// Room in a message for what stands around its offers.
 const AROUND: usize = 64;
 
+/// What to do where a gateway's key does not allow for sessions of other nodes.
+pub const NEEDS_VIA: &str = "run `sallyport-gateway key add --via` on the gateway and copy its gateway.json here anew (or \
+                             connect each node to the gateway itself)";
+
 /// All sessions of the node as one advertisement, which replaces the one before as a whole, and as many of `others`, which
 /// other nodes have, as fit into it.
 #[must_use]

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use sallyport_cluster::{Transporter, broker_beside};
 use sallyport_link::identity::IDENTITY_FILE;
 use sallyport_link::{Dialer, NodeIdentity, Settings};
 use sallyport_ops::{Table, Tasks, places};
@@ -42,7 +43,7 @@ pub enum Verdict {
 pub struct Finding {
     /// The gateway's URL, or the broker's server as `broker HOST:PORT`; empty for what concerns all.
     pub gateway: String,
-    /// The step: `files`, `identity`, `dns`, `proxy`, `tcp`, `tls`, `clock`, `auth`, `udp`, `buffers`; for the broker
+    /// The step: `files`, `identity`, `dns`, `proxy`, `tcp`, `tls`, `clock`, `auth`, `via`, `udp`, `buffers`; for the broker
     /// `store`, the steps of [`sallyport_cluster::Step`], and `peers`; `config` for the cluster's configuration.
     pub step: &'static str,
     /// How it went.
@@ -143,14 +144,7 @@ fn finding_of(
 
 fn file_findings(config: &Config, files: &Files) -> Vec<Finding> {
     if config.gateway_files.is_empty() {
-        let cure =
-            "write gateway_file = \"gateway.json\" in relay.toml and copy the gateway's file there";
-        return vec![finding_of(
-            "",
-            "files",
-            Verdict::Fail,
-            (&"no gateway_file is configured", cure),
-        )];
+        return vec![without_gateway(config)];
     }
     let listing = files.listing();
     if listing.is_empty() {
@@ -170,6 +164,33 @@ fn file_findings(config: &Config, files: &Files) -> Vec<Finding> {
         }
     };
     listing.into_iter().map(finding).collect()
+}
+
+/// A node without gateways is in order as long as somebody can come to it.
+fn without_gateway(config: &Config) -> Finding {
+    let said = |verdict, seen: &str, cure| finding_of("", "files", verdict, (&seen, cure));
+    if config.direct.is_some() {
+        let seen = "no gateway_file: this node is reached at its own port ([direct] listen) alone";
+        return said(Verdict::Skip, seen, "");
+    }
+    if is_among_others(config) {
+        let seen = "no gateway_file: this node is reached through other nodes of its cluster alone";
+        return said(Verdict::Skip, seen, "");
+    }
+    let cure = "for a gateway, write gateway_file = \"gateway.json\" in relay.toml and copy the gateway's file there; \
+                without one, open the node's own port with [direct] listen = \"[::]:3300\"";
+    said(
+        Verdict::Fail,
+        "nobody reaches this node: no gateway_file, no [direct] port and no other nodes are configured",
+        cure,
+    )
+}
+
+/// Whether the configuration knows of other nodes, or of a broker that does.
+fn is_among_others(config: &Config) -> bool {
+    let broker = broker_beside(&config.path).ok().flatten();
+    let is_shared = broker.is_some_and(|broker| broker.transporter != Transporter::Embedded);
+    is_shared || !config.peers.is_empty()
 }
 
 /// Who would say hello. A node that has never started has no key, and doctor makes none: it may run as another user

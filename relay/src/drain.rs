@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use http::{Method, StatusCode};
 use sallyport_node::members::Member;
 use sallyport_node::{Drain, Settings};
-use sallyport_ops::{Admin, AdminError, AdminRequest, Tasks};
+use sallyport_ops::{Admin, AdminError, AdminRequest, Tasks, moment};
 use sallyport_wire::NodeName;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -238,7 +238,7 @@ async fn begin(local: &Arc<Local>, within: Option<u64>, by: &str) -> Result<(), 
     change(Arc::clone(local), begin).await?;
     info!(
         by,
-        ?deadline,
+        deadline = deadline.map(moment::rfc3339),
         "the node drains: no new logins and no new sessions"
     );
     Ok(())

@@ -163,8 +163,9 @@ pub fn routes(admin: Admin, local: &Arc<Local>) -> Admin {
 async fn wish(local: Arc<Local>, request: &AdminRequest) -> Result<Value, AdminError> {
     let wish: Wish = body(request)?;
     let settings = change(local, move |settings| wish.make(settings)).await?;
-    info!(?settings, "settings changed by command");
-    Ok(json!(*settings))
+    let settings = json!(*settings);
+    info!(%settings, "settings changed by command");
+    Ok(settings)
 }
 
 async fn edit(local: Arc<Local>, request: &AdminRequest) -> Result<Value, AdminError> {

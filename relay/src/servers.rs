@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::Method;
 use jiff::Zoned;
+use sallyport_link::GatewayUrl;
 use sallyport_node::members::Member;
 use sallyport_node::server::Usage;
 use sallyport_node::settings::Circumstances;
@@ -60,7 +61,7 @@ impl Describer {
         Server {
             server_id: person.node.clone(),
             generation: person.generation,
-            urls: urls(&gateways),
+            urls: urls(&gateways, self.outfit.streams.sessions().direct_url()),
             gateways,
             site: person.site.clone(),
             groups: self.groups.clone(),
@@ -96,9 +97,11 @@ fn circumstances(machine: &Machine) -> Circumstances<'_> {
     }
 }
 
-fn urls(gateways: &[GatewayLink]) -> Vec<String> {
+/// Where clients come in: the gateways that it is connected to, then its own port.
+fn urls(gateways: &[GatewayLink], direct: Option<&GatewayUrl>) -> Vec<String> {
     let up = gateways.iter().filter(|link| link.tunnels > 0);
-    up.map(|link| link.url.clone()).collect()
+    let up = up.map(|link| link.url.clone());
+    up.chain(direct.map(ToString::to_string)).collect()
 }
 
 fn deadline(settings: &Settings) -> Option<i64> {

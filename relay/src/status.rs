@@ -1,5 +1,6 @@
 //! What a running relay says about itself, and how a person reads it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -8,8 +9,10 @@ use sallyport_cluster::{Cluster, Progress};
 use sallyport_node::Settings;
 use sallyport_ops::escape::{Escaped, FIELD};
 use sallyport_ops::{Admin, Table};
+use sallyport_wire::Code;
 use serde_json::{Value, json};
 
+use crate::advertise::NEEDS_VIA;
 use crate::config::Access;
 use crate::peers::Peers;
 use crate::queue::Line;
@@ -163,19 +166,40 @@ pub fn text(status: &Value) -> String {
             word(failure, "cause")
         );
     }
+    text.push_str(&refused(status));
+    text + &tables(status)
+}
+
+/// What gateways do not take: a line for each session of this node, and one for those of other nodes that a key does not
+/// allow for.
+fn refused(status: &Value) -> String {
+    let own: BTreeSet<_> = list(status, "sessions")
+        .map(|session| word(session, "id"))
+        .collect();
+    let (mut text, mut foreign) = (String::new(), BTreeMap::<_, BTreeSet<_>>::new());
     for tunnel in list(status, "tunnels") {
+        let [gateway, id, kid] = ["gateway", "id", "kid"].map(|key| word(tunnel, key));
         for refused in list(tunnel, "refused") {
+            let [session, code] = ["session", "code"].map(|key| word(refused, key));
+            if code == Code::OutOfScope.word() && !own.contains(&session) {
+                let of_key = foreign.entry((gateway.clone(), kid.clone()));
+                of_key.or_default().insert(session);
+                continue;
+            }
             let _infallible = writeln!(
                 text,
-                "session {} is refused by {} (tunnel {}): {}",
-                word(refused, "session"),
-                word(tunnel, "gateway"),
-                word(tunnel, "id"),
-                word(refused, "code")
+                "session {session} is refused by {gateway} (tunnel {id}): {code}"
             );
         }
     }
-    text + &tables(status)
+    for ((gateway, kid), sessions) in foreign {
+        let _infallible = writeln!(
+            text,
+            "sessions of other nodes are not taken by {gateway}: {}, because key {kid} offers this node's own alone: {NEEDS_VIA}",
+            sessions.len()
+        );
+    }
+    text
 }
 
 fn tables(status: &Value) -> String {
@@ -314,13 +338,20 @@ mod tests {
             "store": { "transporter": "nats", "ready": false, "host": "n9:4222", "step": "tcp", "cause": "refused" },
             "failures": [{ "gateway": "https://gw", "cause": "dns: no address" }],
             "tunnels": [{ "gateway": "https://other", "id": 7, "transport": "quic", "rtt_ms": 1.26, "draining": false,
-                "refused": [{ "session": "desk", "code": "home_taken" }] }],
+                "kid": "k1", "refused": [{ "session": "desk", "code": "home_taken" }, { "session": "far-0", "code": "out_of_scope" },
+                    { "session": "far-1", "code": "out_of_scope" }, { "session": "notebook", "code": "out_of_scope" }] },
+                { "gateway": "https://other", "id": 8, "kid": "k1", "refused": [{ "session": "far-1", "code": "out_of_scope" },
+                    { "session": "far-2", "code": "out_of_scope" }] }],
             "sessions": [{ "id": "notebook", "protocol": "http", "down": true, "served": 3, "pool": null }],
         });
 
         let text = text(&status);
 
+        assert!(!text.contains("far-0"), "{text}");
         for part in [
+            "not taken by https://other: 3, because key k1",
+            "key add --via",
+            "session notebook is refused by https://other (tunnel 7): out_of_scope",
             "node n1, version 1.2.3, draining",
             "gateway file /etc/gateway.json: not there",
             "configuration of the cluster: not believed; epoch 7 holds",

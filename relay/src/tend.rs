@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
-use crate::advertise;
+use crate::advertise::{self, NEEDS_VIA};
 use crate::board::Row;
 use crate::lanes::Lanes;
 use crate::outfit::Outfit;
@@ -209,9 +209,29 @@ impl Tender {
     fn note(&self, answer: &Advertised) {
         let refused = advertise::refusals(answer);
         if self.row.refused(&refused) {
-            for (session, code) in &refused {
-                warn!(%session, %code, cause = code.text(), "the gateway does not take a session");
+            self.tell_refused(&refused);
+        }
+    }
+
+    fn tell_refused(&self, refused: &[(String, Code)]) {
+        let own = self.outfit.streams.sessions();
+        let is_own = |session: &str| own.iter().any(|own| own.id().as_str() == session);
+        let mut foreign = 0_usize;
+        for (session, code) in refused {
+            if *code == Code::OutOfScope && !is_own(session) {
+                foreign = foreign.saturating_add(1);
+                continue;
             }
+            warn!(%session, %code, cause = code.text(), "the gateway does not take a session");
+        }
+        if foreign > 0 {
+            let kid = self.rotation.kid();
+            warn!(
+                sessions = foreign,
+                kid,
+                cure = NEEDS_VIA,
+                "the gateway does not take sessions of other nodes from this key"
+            );
         }
     }
 

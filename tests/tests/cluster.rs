@@ -210,7 +210,11 @@ fn nodes_that_share_a_redis_server_see_each_other() {
     let doctor = one.command(&["doctor", "--json"]);
     let steps = of_broker(&doctor);
     let good = ["dns", "tcp", "tls", "credentials", "storage", "namespace"];
-    let good = good.map(|step| (step.to_owned(), "ok".to_owned()));
+    let good = good.map(|step| {
+        // plain Redis is not asked for TLS
+        let verdict = if step == "tls" { "skip" } else { "ok" };
+        (step.to_owned(), verdict.to_owned())
+    });
     assert_eq!(steps.get(..6), Some(&good[..]), "{steps:?}");
     assert_eq!(
         steps.get(6),
@@ -265,6 +269,27 @@ fn a_node_with_other_keys_is_none_and_is_named() {
 }
 
 #[test]
+fn another_service_in_the_place_of_nats_is_told_from_none() {
+    let site = Site::new();
+    let server = RedisServer::start(&site.path().join("redis"), "");
+    let relay = alone(&site, "n1");
+    Cluster::single(site.path()).copy_to(&relay);
+    let broker = format!("{{\"host\": \"{}\"}}", server.address());
+    fs::write(relay.path().join("broker.json"), broker).expect("our own file");
+
+    let doctor = relay.command(&["doctor", "--json"]);
+
+    let findings = findings(&doctor);
+    let tcp = findings.iter().find(|finding| finding["step"] == "tcp");
+    let tcp = tcp.expect("it was tried");
+    let seen = tcp["seen"].as_str().unwrap_or_default();
+    assert!(
+        tcp["verdict"] == "fail" && seen.contains("another service"),
+        "{tcp}"
+    );
+}
+
+#[test]
 fn a_broker_that_is_away_is_named_and_nobody_waits_for_it() {
     let site = Site::new();
     let cluster = Cluster::single(site.path());
@@ -296,7 +321,13 @@ fn a_broker_that_is_away_is_named_and_nobody_waits_for_it() {
     let mut server = cluster.serve(0, NatsVersion::Debian);
     wait_ready(&relay);
     server.kill();
-    store_when(&relay, "status names the step again", at_tcp);
+    let refused = |store: &Value| {
+        at_tcp(store)
+            && store["cause"]
+                .as_str()
+                .is_some_and(|cause| cause.contains("refused"))
+    };
+    store_when(&relay, "status names the cause", refused);
     let _server = cluster.serve(0, NatsVersion::Debian);
     wait_ready(&relay);
 }

@@ -201,6 +201,14 @@ fn a_direct_url_is_made_where_there_is_one_and_says_what_is_missing() {
     let said = nodes.near.command(&["direct-url", "near-open"]);
     assert!(String::from_utf8_lossy(&said.stdout).contains("opens session near-open on node near"));
 
+    let servers = nodes.near.command(&["servers", "--json"]).stdout;
+    let servers: Value = serde_json::from_slice(&servers).expect("JSON");
+    let (gateway, direct) = (
+        nodes.gateway.url(),
+        format!("https://localhost:{}", nodes.near()),
+    );
+    assert_eq!(servers[0]["urls"], serde_json::json!([gateway, direct]));
+
     let bare = nodes
         .site
         .relay_stopped("bare", &[], &session("desk", 9, "login"));

@@ -11,7 +11,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use sallyport_tests::service::wait_listening;
-use sallyport_tests::{Cable, Daemon, Gateway, Port, Relay, Site, client, network, program};
+use sallyport_tests::{
+    Cable, Daemon, Gateway, Port, Relay, Site, client, eventually, network, program,
+};
 use serde_json::Value;
 
 const WEB: &str = "[[session]]\nid = \"web\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:9\"\naccess = \"public\"\n";
@@ -404,6 +406,60 @@ fn dropped_udp_is_a_warning() {
         "{cure}"
     );
     assert_eq!(found.exit, Some(0));
+}
+
+#[test]
+fn among_other_nodes_a_key_without_via_is_a_warning() {
+    let site = Site::new();
+    let gateway = site.gateway("gw");
+    let peer = Port::reserve();
+    let more = format!(
+        "proxy = \"none\"\n{WEB}[[peer]]\nnode = \"node-b\"\naddress = \"127.0.0.1:{}\"\n",
+        peer.number()
+    );
+    let relay = site.relay_stopped("node-a", &[&gateway], &more);
+
+    let found = doctor(&relay);
+    let step = found.blames("via", "warn");
+    assert!(field(step, "cure").contains("key add --via"), "{step}");
+    assert_eq!(found.exit, Some(0), "it works");
+
+    assert!(gateway.command(&["key", "add", "--via"]).status.success());
+    let copy = format!("gateways/{}.json", gateway.port());
+    fs::copy(gateway.path().join("gateway.json"), relay.path().join(copy)).expect("copied");
+    eventually("the new key is taken", || doctor(&relay).is_well());
+}
+
+#[test]
+fn a_node_of_the_lan_alone_is_well_without_a_gateway() {
+    let site = Site::new();
+    let port = Port::reserve();
+    let listen = format!("[direct]\nlisten = \"127.0.0.1:{}\"\n", port.number());
+    let lan = site.relay_stopped("lan", &[], &format!("{WEB}{listen}"));
+    let lost = site.relay_stopped("lost", &[], WEB);
+
+    for relay in [&lan, &lost] {
+        let text = fs::read_to_string(relay.config()).expect("written");
+        let lines = text
+            .lines()
+            .filter(|line| !line.starts_with("gateway_file"));
+        let without: Vec<_> = lines.collect();
+        fs::write(relay.config(), without.join("\n")).expect("writable");
+    }
+
+    let well = lan.command(&["doctor"]);
+    let said = String::from_utf8_lossy(&well.stdout).into_owned();
+    assert!(
+        well.status.success() && said.contains("at its own port"),
+        "{said}"
+    );
+    let lost = lost.command(&["doctor"]);
+    let said = String::from_utf8_lossy(&lost.stdout).into_owned();
+    assert_eq!(lost.status.code(), Some(1));
+    assert!(
+        said.contains("gateway_file") && said.contains("[direct] listen"),
+        "{said}"
+    );
 }
 
 #[test]

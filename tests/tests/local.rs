@@ -129,6 +129,27 @@ fn what_is_switched_stays_over_a_restart() {
 }
 
 #[test]
+fn settings_show_a_drain_and_that_they_are_local() {
+    let site = Site::new();
+    let relay = alone(&site, WEB);
+    assert_eq!(json(&relay, &["set"])["draining"], false);
+
+    json(&relay, &["drain", "node-a", "--deadline", "1h"]);
+
+    let settings = json(&relay, &["set"]);
+    assert_eq!(settings["draining"], true);
+    let deadline = settings["drain"]["deadline"].as_str().expect("a time");
+    assert!(
+        deadline.contains('T') && deadline.ends_with('Z'),
+        "{deadline}"
+    );
+    let text = String::from_utf8(relay.command(&["set"]).stdout).expect("text");
+    assert!(text.contains(&format!("on, until {deadline}")), "{text}");
+    assert!(text.contains("of this node alone"), "{text}");
+    drop(relay.wait_for_line(&["the node drains", deadline]));
+}
+
+#[test]
 fn starts_close_outside_their_hours() {
     let site = Site::new();
     let relay = alone(&site, WEB);

@@ -23,6 +23,9 @@ pub const CA_KEY_FILE: &str = "cluster-ca.key";
 /// Added to the port for clients, that for the servers among each other.
 const ROUTES_ABOVE: u16 = 2000;
 
+/// The port of nodes among each other, as relays have it by custom.
+const NODE_PORT: u16 = 3300;
+
 /// Who the relays are to the servers.
 const USER: &str = "relay";
 
@@ -275,30 +278,7 @@ impl<'a> Plan<'a> {
                 "    cd /etc/sallyport/nats && nats-server -c nats-server.conf"
             )?;
         }
-        writeln!(
-            out,
-            "  firewall   tcp {}  from the nodes",
-            ports(&self.hosts, 0)
-        )?;
-        if self.hosts.len() > 1 {
-            let routes = ports(&self.hosts, ROUTES_ABOVE);
-            writeln!(out, "             tcp {routes}  among the servers")?;
-        }
-        for host in &self.hosts {
-            writeln!(
-                out,
-                "             on {}: nft add rule inet filter input tcp dport {} accept",
-                host.name, host.port
-            )?;
-            if self.hosts.len() > 1 {
-                let port = host.port.saturating_add(ROUTES_ABOVE);
-                writeln!(
-                    out,
-                    "             on {}: nft add rule inet filter input tcp dport {port} accept",
-                    host.name
-                )?;
-            }
-        }
+        self.tell_of_firewalls(out)?;
         writeln!(
             out,
             "On each node: copy {BROKER_FILE} (mode 600) and {CA_FILE} of {dir} beside relay.toml"
@@ -310,7 +290,49 @@ impl<'a> Plan<'a> {
         writeln!(
             out,
             "Next: start the servers, then `sallyport-relay doctor` on a node"
+        )?;
+        writeln!(
+            out,
+            "Also: a gateway takes sessions of nodes without a tunnel of their own through other nodes by a key for that:\n      \
+             `sallyport-gateway key add --via` there, then copy its gateway.json to the nodes"
         )
+    }
+
+    /// The ports, each with a line that opens it to those who need it and to nobody else.
+    fn tell_of_firewalls(&self, out: &mut dyn Write) -> io::Result<()> {
+        let several = self.hosts.len() > 1;
+        writeln!(
+            out,
+            "  firewall   tcp {}  from the nodes",
+            ports(&self.hosts, 0)
+        )?;
+        if several {
+            let routes = ports(&self.hosts, ROUTES_ABOVE);
+            writeln!(out, "             tcp {routes}  among the servers")?;
+        }
+        writeln!(
+            out,
+            "             tcp, udp {NODE_PORT}  among the nodes, where relay.toml opens it: [direct] listen = \"[::]:{NODE_PORT}\""
+        )?;
+        writeln!(
+            out,
+            "             in these lines, put addresses for NODES and SERVERS, with commas between (ip6 saddr for IPv6):"
+        )?;
+        let mut line = |on: &str, from: &str, protocol: &str, port: u16| {
+            writeln!(
+                out,
+                "             on {on}: nft add rule inet filter input ip saddr '{{ {from} }}' {protocol} dport {port} accept"
+            )
+        };
+        for host in &self.hosts {
+            line(&host.name, "NODES", "tcp", host.port)?;
+            if several {
+                let port = host.port.saturating_add(ROUTES_ABOVE);
+                line(&host.name, "SERVERS", "tcp", port)?;
+            }
+        }
+        line("each node", "NODES", "tcp", NODE_PORT)?;
+        line("each node", "NODES", "udp", NODE_PORT)
     }
 }
 

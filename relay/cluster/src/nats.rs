@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{info, info_span, warn};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Host};
 use crate::bus::{Bus, ReplyTo, Subscription};
 use crate::error::{Answer, ClusterError};
 use crate::hub::queue;
@@ -174,7 +174,10 @@ impl Nats {
             let (session, epoch) = match returned {
                 Ok(Ok(returned)) => returned,
                 Ok(Err(_closed)) => return,
-                Err(_nothing_new) if self.answers().await => continue,
+                Err(_nothing_new) if self.answers().await => {
+                    self.look_why_away(way).await;
+                    continue;
+                }
                 Err(_nothing_new) => return,
             };
             let Some(session) = session else { continue };
@@ -187,6 +190,20 @@ impl Nats {
                     sleep(AGAIN_AFTER).await;
                 }
             }
+        }
+    }
+
+    /// While it connects again the client tells only that it cannot: why, the server's port says.
+    async fn look_why_away(&self, way: &Way<'_>) {
+        let away = self.0.state.borrow().away();
+        let is_meant = |host: &&Host| away.as_deref() == Some(host.to_string().as_str());
+        let Some(host) = way.broker.hosts.iter().find(is_meant) else {
+            return;
+        };
+        if let Err(cause) = session::dial(host).await {
+            self.0
+                .state
+                .send_if_modified(|state| state.is_away_by(cause));
         }
     }
 

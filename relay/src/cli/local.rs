@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand, ValueEnum};
 use sallyport_node::static_data::Object;
 use sallyport_node::{Drain, Settings, StartHours};
-use sallyport_ops::{Exit, Table, duration};
+use sallyport_ops::{Exit, Table, duration, moment};
 use sallyport_wire::NodeName;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -106,7 +106,16 @@ pub(super) fn set(args: &SetArgs) -> Exit {
         Ok(Some(wish)) => asked(&args.listing, "POST", local::SETTINGS, Some(json!(wish))),
         Ok(None) => asked(&args.listing, "GET", local::SETTINGS, None),
     };
+    if args.listing.json {
+        return shown(answer.map(with_draining), &args.listing, settings);
+    }
     shown(answer, &args.listing, settings)
+}
+
+/// The settings with a word on what the text shows as well.
+fn with_draining(mut settings: Value) -> Value {
+    settings["draining"] = json!(settings["drain"].is_object());
+    settings
 }
 
 fn settings(answer: &Value) -> String {
@@ -121,14 +130,14 @@ fn settings(answer: &Value) -> String {
     row("start-hours", &settings.start_hours.to_string());
     row("only-when-idle", switch(settings.only_when_idle));
     row("draining", &drain_line(settings.drain.as_ref()));
-    table.to_string()
+    format!("{table}\nThese are settings of this node alone; those of other nodes are set there.\n")
 }
 
 fn drain_line(drain: Option<&Drain>) -> String {
     drain.map_or_else(
         || "off".to_owned(),
         |drain| match drain.deadline {
-            Some(deadline) => format!("on, until {deadline}"),
+            Some(deadline) => format!("on, until {}", moment::rfc3339(deadline)),
             None => "on".to_owned(),
         },
     )

@@ -84,7 +84,12 @@ async fn servers(broker: &Broker, config: &Config) -> Vec<Finding> {
     let ends = ends(broker, tls.as_ref()).await;
     let lets_in = ends.iter().any(Result::is_ok);
     for (host, end) in broker.hosts.iter().zip(ends) {
-        findings.extend(way(&format!("broker {host}"), broker.transporter, end));
+        findings.extend(way(
+            &format!("broker {host}"),
+            broker.transporter,
+            tls.is_some(),
+            end,
+        ));
     }
     if lets_in {
         findings.extend(cluster(config).await);
@@ -181,13 +186,25 @@ struct Warned {
 }
 
 /// All steps up to the one that fails.
-fn way(server: &str, transporter: Transporter, end: Result<Vec<Warned>, Failing>) -> Vec<Finding> {
+fn way(
+    server: &str,
+    transporter: Transporter,
+    tls: bool,
+    end: Result<Vec<Warned>, Failing>,
+) -> Vec<Finding> {
     let failing = end.as_ref().err().map(|failing| failing.step);
     let gone = Step::ALL
         .into_iter()
         .filter(|step| failing.is_none_or(|failing| *step < failing));
-    let ok = |step: Step| finding_of(server, step.word(), Verdict::Ok, (&"ok", ""));
-    let mut findings: Vec<_> = gone.map(ok).collect();
+    let went = |step: Step| {
+        let (verdict, seen) = if step == Step::Tls && !tls {
+            (Verdict::Skip, "not asked for: broker.json has no `tls`")
+        } else {
+            (Verdict::Ok, "ok")
+        };
+        finding_of(server, step.word(), verdict, (&seen, ""))
+    };
+    let mut findings: Vec<_> = gone.map(went).collect();
     match end {
         Ok(warned) => findings.extend(warned.iter().map(|warned| {
             let seen = (&warned.seen, warned.cure);
@@ -254,7 +271,7 @@ const fn cure_of_nats(step: Step) -> &'static str {
     match step {
         Step::Dns => UNKNOWN_NAME,
         Step::Tcp => {
-            "see that nats-server runs there, and that the firewall lets this node connect to its port"
+            "see that nats-server runs there and that `hosts` in broker.json names its port for clients, and that the firewall lets this node connect to it"
         }
         Step::Tls => UNTRUSTED,
         Step::Credentials => {
@@ -284,7 +301,7 @@ mod tests {
             step: Step::Credentials,
             cause: "authorization violation".to_owned(),
         };
-        let found = way("broker n1:4222", Transporter::Nats, Err(failing));
+        let found = way("broker n1:4222", Transporter::Nats, true, Err(failing));
 
         let steps: Vec<_> = found
             .iter()
@@ -320,9 +337,11 @@ mod tests {
             version: "7.0.15".to_owned(),
             warnings: vec!["`appendonly` is off".to_owned()],
         };
-        let found = way("b", Transporter::Redis, Ok(lossy(&seen)));
+        let found = way("b", Transporter::Redis, false, Ok(lossy(&seen)));
         let last = found.last().expect("all steps");
         assert_eq!((last.step, last.verdict), ("durability", Verdict::Warn));
         assert!(last.seen.contains("appendonly"));
+        let tls = found.iter().find(|finding| finding.step == "tls");
+        assert_eq!(tls.map(|tls| tls.verdict), Some(Verdict::Skip));
     }
 }

@@ -62,6 +62,41 @@ async fn a_missing_file_is_the_first_thing_to_mend() {
     );
 }
 
+/// What is said of the gateway files under this configuration, which names none.
+fn without_gateway(extra: &str, broker: Option<&str>) -> Finding {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = format!("node = \"n1\"\n{extra}");
+    let config = Config::parse(&text, &folder.path().join("relay.toml")).expect("loads");
+    if let Some(broker) = broker {
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        let file = options.open(folder.path().join("broker.json"));
+        std::io::Write::write_all(&mut file.expect("made"), broker.as_bytes()).expect("written");
+    }
+    let files = Files::new(config.gateway_files.clone());
+    let mut found = file_findings(&config, &files);
+    found.remove(0)
+}
+
+#[test]
+fn a_node_needs_a_gateway_only_if_nobody_reaches_it_otherwise() {
+    let nats = Some(r#"{ "host": "127.0.0.1:4222" }"#);
+    for (extra, broker, verdict) in [
+        ("", None, Verdict::Fail),
+        ("[direct]\nlisten = \"[::1]:0\"\n", None, Verdict::Skip),
+        (
+            "[[peer]]\nnode = \"n2\"\naddress = \"n2\"\n",
+            None,
+            Verdict::Skip,
+        ),
+        ("", nats, Verdict::Skip),
+    ] {
+        let found = without_gateway(extra, broker);
+        assert_eq!(found.verdict, verdict, "{extra} {broker:?}: {found:?}");
+        assert_eq!(found.cure.is_empty(), verdict == Verdict::Skip, "{found:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_file_that_others_can_read_is_named_with_the_cure() {
     let place = Place::new();

@@ -15,6 +15,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use super::{Finding, Verdict, finding_of};
+use crate::advertise::NEEDS_VIA;
 use crate::config::Config;
 use crate::keeper::Introducer;
 use crate::outfit::Person;
@@ -215,7 +216,22 @@ impl Visit<'_> {
             welcome.software
         );
         let auth = self.finding("auth", Verdict::Ok, &seen, "");
-        vec![self.good_tls(), self.good_clock(), auth]
+        let via = self.without_via(kid);
+        let walked = [self.good_tls(), self.good_clock(), auth];
+        walked.into_iter().chain(via).collect()
+    }
+
+    /// What is to be said of a node with others beside it whose key offers its own sessions alone.
+    fn without_via(&self, kid: &str) -> Option<Finding> {
+        let mut keys = self.wanted.file.keys.iter();
+        let key = keys.find(|key| key.kid == kid)?;
+        if key.scope.via || !super::is_among_others(self.config) {
+            return None;
+        }
+        let seen = format!(
+            "key {kid} offers this node's sessions alone: those of a node that is not connected to this gateway itself are not found there"
+        );
+        Some(self.finding("via", Verdict::Warn, &seen, NEEDS_VIA))
     }
 
     fn not_admitted(&self, error: &DialError, kid: &str) -> Vec<Finding> {

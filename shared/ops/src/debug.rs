@@ -11,12 +11,12 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, info_span};
 
 use crate::admin::{Admin, AdminError, AdminRequest};
+use crate::moment;
 use crate::table::Table;
 use crate::tasks::Tasks;
 use crate::telemetry::{Category, Log, Logging, NoCategory};
@@ -176,7 +176,11 @@ impl Debugging {
         self.change(|on| {
             on.insert(category.name, end);
         });
-        info!(category = category.name, until = %end.shown, "details are logged, by command");
+        let until = moment::rfc3339(end.shown);
+        info!(
+            category = category.name,
+            until, "details are logged, by command"
+        );
         Ok(())
     }
 
@@ -255,7 +259,7 @@ pub fn text(answer: &Value) -> String {
     };
     let mut table = Table::new(&["category", "debug", "until", "tells of"]);
     for state in states {
-        let until = state.until.and_then(|until| until.format(&Rfc3339).ok());
+        let until = state.until.map(moment::rfc3339);
         let switch = if state.on { "on" } else { "off" };
         table.row([
             state.category,

@@ -24,6 +24,7 @@ pub mod files;
 pub mod places;
 pub mod telemetry;
 pub mod duration;
+pub mod moment;
 pub mod paced;
 pub mod metrics;
 pub mod source;

@@ -74,9 +74,17 @@ fn what_is_written_can_be_used_and_secrets_are_closed() {
         "tcp 6222, 6333  among",
         "broker.json",
         "cluster-ca.key",
+        "tcp, udp 3300  among the nodes",
+        "on n2: nft add rule inet filter input ip saddr '{ NODES }' tcp dport 4333 accept",
+        "on n2: nft add rule inet filter input ip saddr '{ SERVERS }' tcp dport 6333 accept",
+        "on each node: nft add rule inet filter input ip saddr '{ NODES }' udp dport 3300 accept",
+        "key add --via",
     ] {
         assert!(said.contains(part), "no {part} in\n{said}");
     }
+    let opened = said.lines().filter(|line| line.contains("accept"));
+    let to_everybody: Vec<_> = opened.filter(|line| !line.contains("saddr")).collect();
+    assert!(to_everybody.is_empty(), "{to_everybody:?}");
     let config = fs::read_to_string(args.dir.join("nats-n2_4333/nats-server.conf")).expect("text");
     assert!(
         config.contains("listen: \"0.0.0.0:4333\"") && config.contains("@10.0.0.3:6222"),

@@ -9,6 +9,7 @@ use async_nats::jetstream::stream::{Config, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode, stream::Stream};
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event};
 use rustls::ClientConfig;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::names::Names;
@@ -85,7 +86,18 @@ impl Way<'_> {
 
     /// Goes the way to `host` without making anything there; the server's version.
     pub(super) async fn look(&self, host: &Host) -> Result<String, Failing> {
-        let (client, context) = self.connect(host, |_event| {}).await?;
+        let connected = self.connect(host, |_event| {}).await;
+        let (client, context) = match connected {
+            Ok(connected) => connected,
+            Err(failing) if failing.step == Step::Tcp && dial(host).await.is_ok() => {
+                let cause = format!(
+                    "another service seems to answer there: it takes connections and does not speak as nats-server does ({})",
+                    failing.cause
+                );
+                return Err(Failing { cause, ..failing });
+            }
+            Err(failing) => return Err(failing),
+        };
         let found = self.find(&context).await;
         found.map_err(|end| failing(host, end))?;
         Ok(client.server_info().version)
@@ -217,6 +229,16 @@ impl Way<'_> {
             allow_direct: false,
             ..Config::default()
         }
+    }
+}
+
+/// Whether the server's port takes a connection; the client tells less of why it does not.
+pub(super) async fn dial(host: &Host) -> Result<(), String> {
+    let dialled = TcpStream::connect((host.name.as_str(), host.port));
+    match timeout(CONNECT_WITHIN, dialled).await {
+        Ok(Ok(_connection)) => Ok(()),
+        Ok(Err(cause)) => Err(cause.to_string()),
+        Err(_elapsed) => Err("no answer".to_owned()),
     }
 }
 

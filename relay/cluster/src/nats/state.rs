@@ -69,7 +69,12 @@ impl State {
             Event::ServerError(ServerError::Other(text)) => self.refused_by(text),
             Event::ServerError(error) => self.fails(host, Step::Credentials, error.to_string()),
             Event::ClientError(ClientError::Other(kind)) => {
-                self.fails(host, step_of(&kind), kind);
+                let step = step_of(&kind);
+                // what is known of a lost connection says more than that it could not be made
+                if step == Step::Tcp && self.is_lost() {
+                    return false;
+                }
+                self.fails(host, step, kind);
             }
             other @ (Event::LameDuckMode | Event::Draining | Event::ClientError(_)) => {
                 debug!(event = %other, "the broker says");
@@ -85,6 +90,25 @@ impl State {
             self.connected = false;
             self.fails(host, Step::Tcp, "the connection was lost".to_owned());
         }
+    }
+
+    fn is_lost(&self) -> bool {
+        let failing = self.failing.as_ref();
+        !self.connected && failing.is_some_and(|failing| failing.step == Step::Tcp)
+    }
+
+    /// The server that was lost and does not take connections, as far as is known.
+    pub(super) fn away(&self) -> Option<String> {
+        let failing = self.failing.as_ref().filter(|_| self.is_lost());
+        failing.map(|failing| failing.host.clone())
+    }
+
+    /// Notes why; true if that is news.
+    pub(super) fn is_away_by(&mut self, cause: String) -> bool {
+        let is_lost = self.is_lost();
+        let failing = self.failing.as_mut().filter(|_| is_lost);
+        let failing = failing.filter(|failing| failing.cause != cause);
+        failing.map(|failing| failing.cause = cause).is_some()
     }
 
     fn fails(&mut self, host: &str, step: Step, cause: String) {
@@ -121,6 +145,30 @@ fn step_of(kind: &str) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lost_server_is_away_by_what_its_port_says() {
+        let mut state = State::default();
+        state.learn("n1:4222", Event::Connected);
+        state.learn("n1:4222", Event::Disconnected);
+        let cause = |state: &State| state.failing.clone().expect("it is away").cause;
+        let again = |state: &mut State, kind: ConnectErrorKind| {
+            let kind = ClientError::Other(kind.to_string());
+            state.learn("n1:4222", Event::ClientError(kind))
+        };
+
+        assert!(!again(&mut state, ConnectErrorKind::Io));
+        assert_eq!(state.away().as_deref(), Some("n1:4222"));
+        assert!(state.is_away_by("refused".to_owned()) && !state.is_away_by("refused".to_owned()));
+        assert!(!again(&mut state, ConnectErrorKind::TimedOut));
+        assert_eq!(cause(&state), "refused");
+
+        assert!(again(&mut state, ConnectErrorKind::Tls));
+        assert_eq!(
+            (state.away(), cause(&state)),
+            (None, "TLS error".to_owned())
+        );
+    }
 
     #[tokio::test(start_paused = true)]
     async fn each_refusal_counts_and_the_first_of_a_minute_is_told() {
