@@ -21,7 +21,7 @@ use tracing::debug;
 use crate::config::Destination;
 use crate::figures::Figures;
 use crate::hub::Hub;
-use crate::registry::Path;
+use crate::registry::{Carrying, Path};
 use crate::status;
 
 pub use carried::Carried;
@@ -71,7 +71,7 @@ pub struct Passage {
     pub beside: Option<Tunnel>,
     entry: Entry,
     figures: Figures,
-    _place: Slot,
+    _share: Share,
 }
 
 impl Passage {
@@ -93,6 +93,13 @@ impl Drop for Passage {
     }
 }
 
+/// Where a stream counts from the choice of its way on: among those of its client, and among those of its session.
+#[derive(Debug)]
+struct Share {
+    _of_client: Slot,
+    _of_session: Carrying,
+}
+
 impl Hub {
     /// Opens a stream to a session or to a member of a pool.
     ///
@@ -103,12 +110,12 @@ impl Hub {
         to: &Destination,
         want: &Want,
     ) -> Result<Opened<TunnelStream>, Denial> {
-        let (path, place, head) = self.prepare(to, want).await?;
+        let (path, share, head) = self.prepare(to, want).await?;
         let opened = path.member.tunnel.open(head).await;
         let stream = opened.map_err(|error| not_opened(&path, &error))?;
         Ok(Opened {
             stream,
-            passage: self.passage(&path, want, place),
+            passage: self.passage(&path, want, share),
         })
     }
 
@@ -117,25 +124,28 @@ impl Hub {
     /// # Errors
     /// As [`Hub::open_stream`].
     pub async fn open_flow(&self, to: &Destination, want: &Want) -> Result<Opened<Flow>, Denial> {
-        let (path, place, head) = self.prepare(to, want).await?;
+        let (path, share, head) = self.prepare(to, want).await?;
         let opened = path.member.tunnel.open_flow(head).await;
         let stream = opened.map_err(|error| not_opened(&path, &error))?;
         Ok(Opened {
             stream,
-            passage: self.passage(&path, want, place),
+            passage: self.passage(&path, want, share),
         })
     }
 
-    /// Chooses the way of a stream, with its place among those of its client and what its relay is told first.
+    /// Chooses the way of a stream, with where it counts and what its relay is told first.
     async fn prepare(
         &self,
         to: &Destination,
         want: &Want,
-    ) -> Result<(Path<Tunnel>, Slot, Head), Denial> {
+    ) -> Result<(Path<Tunnel>, Share, Head), Denial> {
         let path = self
             .patiently(&to.cluster, to.to.name(), || self.choose(to, want))
             .await?;
-        let place = self.place(&path, want)?;
+        let share = Share {
+            _of_client: self.place(&path, want)?,
+            _of_session: path.load.add(),
+        };
         path.member.rely();
         let head = self.head(&path, want);
         debug!(
@@ -145,7 +155,7 @@ impl Hub {
             stream = head.stream,
             "opening a stream"
         );
-        Ok((path, place, head))
+        Ok((path, share, head))
     }
 
     fn head(&self, path: &Path<Tunnel>, want: &Want) -> Head {
@@ -172,7 +182,7 @@ impl Hub {
         })
     }
 
-    fn passage(&self, path: &Path<Tunnel>, want: &Want, place: Slot) -> Passage {
+    fn passage(&self, path: &Path<Tunnel>, want: &Want, share: Share) -> Passage {
         let kind = kind_word(want.kind);
         let way = way(path);
         let live = Live {
@@ -194,7 +204,7 @@ impl Hub {
             beside: beside(path, want.kind),
             entry: self.ledger.open(live),
             figures: self.figures.clone(),
-            _place: place,
+            _share: share,
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct Wish<'a> {
     pub avoid: &'a [u64],
     /// Member of the pool that this client had before.
     pub sticky: Option<&'a SessionId>,
-    /// Counts up from choice to choice, or is random: whose turn it is.
+    /// Counts up from choice to choice: whose turn it is.
     pub turn: u64,
 }
 
@@ -33,17 +33,11 @@ pub struct Wish<'a> {
 /// # Errors
 /// The code that says why there is none now.
 pub fn session<'a, T: Line>(route: &'a Route<T>, wish: &Wish<'_>) -> Result<&'a Path<T>, Code> {
-    let home = fit(route.home.iter().collect(), wish);
-    let fitting = match home {
-        Err(Code::HomeLost | Code::NoRelay) if !route.via.is_empty() => {
-            fit(route.via.iter().collect(), wish)?
-        }
-        home => home?,
-    };
-    choose(fitting, wish).ok_or(Code::NoRelay)
+    let ways = ways(route.home.iter().collect(), &route.via, wish)?;
+    way(ways, wish).ok_or(Code::NoRelay)
 }
 
-/// Chooses a member of a pool, and a tunnel to it.
+/// Chooses a member of a pool, and a tunnel to it. A session is one member, however many ways lead to it.
 ///
 /// # Errors
 /// The code that says why there is none now.
@@ -52,27 +46,48 @@ pub fn pool<'a, T: Line>(
     wish: &Wish<'_>,
 ) -> Result<&'a Path<T>, Code> {
     let mut why = Code::NoRelay;
-    let mut usable = Vec::new();
+    let mut members = Vec::new();
     for route in routes {
-        let paths = if route.home.is_empty() {
-            &route.via
-        } else {
-            &route.home
-        };
-        match fit(
-            paths.iter().filter(|path| path.offer.weight > 0).collect(),
-            wish,
-        ) {
-            Ok(fitting) => usable.extend(fitting),
+        match taking(route, wish) {
+            Ok(ways) => members.push(Place::member(ways)),
             Err(code) => why = code,
         }
     }
-    let kept = usable
-        .iter()
-        .filter(|path| Some(&path.offer.id) == wish.sticky)
-        .copied();
-    let kept: Vec<_> = kept.collect();
-    choose(if kept.is_empty() { usable } else { kept }, wish).ok_or(why)
+    let kept = |member: &Place<'_, T>| {
+        let mut paths = member.paths.iter();
+        paths.any(|path| Some(&path.offer.id) == wish.sticky)
+    };
+    let members = preferred(members, kept);
+    let members = preferred(members, |member| {
+        member.paths.iter().any(|path| is_near(path, wish))
+    });
+    let member = choose(members, wish).ok_or(why)?;
+    // Or whoever has every other turn would always be reached by the same of two hops.
+    let turn = mixed(wish.turn);
+    way(member.paths, &Wish { turn, ..*wish }).ok_or(why)
+}
+
+/// The ways to a member that takes something new. One whose home takes nothing takes nothing through others either.
+fn taking<'a, T: Line>(route: &'a Route<T>, wish: &Wish<'_>) -> Result<Vec<&'a Path<T>>, Code> {
+    let taking = |path: &&Path<T>| path.offer.weight > 0;
+    let home: Vec<_> = route.home.iter().filter(taking).collect();
+    if home.is_empty() && !route.home.is_empty() {
+        return Err(Code::NoRelay);
+    }
+    let ways = ways(home, &route.via, wish)?;
+    kept(ways, Code::NoRelay, |path| taking(&path))
+}
+
+/// The best ways to a session that a stream can take now: those to its home, else those over hops.
+fn ways<'a, T: Line>(
+    home: Vec<&'a Path<T>>,
+    via: &'a [Path<T>],
+    wish: &Wish<'_>,
+) -> Result<Vec<&'a Path<T>>, Code> {
+    match fit(home, wish) {
+        Err(Code::HomeLost | Code::NoRelay) if !via.is_empty() => fit(via.iter().collect(), wish),
+        home => home,
+    }
 }
 
 /// The paths that a stream can take now, those of a node's newest process first and alone.
@@ -98,14 +113,14 @@ fn kept<P: Copy>(paths: Vec<P>, or: Code, keep: impl Fn(P) -> bool) -> Result<Ve
     if kept.is_empty() { Err(or) } else { Ok(kept) }
 }
 
-fn preferred<P: Copy>(paths: Vec<P>, better: impl Fn(P) -> bool) -> Vec<P> {
-    if paths.iter().any(|path| better(*path)) {
-        return paths.into_iter().filter(|path| better(*path)).collect();
+fn preferred<P>(all: Vec<P>, better: impl Fn(&P) -> bool) -> Vec<P> {
+    if all.iter().any(&better) {
+        return all.into_iter().filter(better).collect();
     }
-    paths
+    all
 }
 
-/// Paths that lead to the same session on the same node, which share its weight.
+/// What one is chosen from: the members of a pool, or the nodes that lead to a session.
 #[derive(Debug)]
 struct Place<'a, T> {
     paths: Vec<&'a Path<T>>,
@@ -115,24 +130,29 @@ struct Place<'a, T> {
 }
 
 impl<'a, T: Line> Place<'a, T> {
-    fn new(paths: Vec<&'a Path<T>>) -> Self {
-        let weight = paths
-            .first()
-            .map_or(1, |path| u64::from(path.offer.weight.max(1)));
-        let streams = paths
-            .iter()
-            .map(|path| path.member.tunnel.streams() as u64)
-            .sum();
-        let rtt = paths
-            .iter()
-            .map(|path| rtt(path))
-            .min()
-            .unwrap_or(Duration::MAX);
+    /// A member of a pool, with all that it carries whichever way that goes.
+    fn member(paths: Vec<&'a Path<T>>) -> Self {
+        let streams = paths.first().map_or(0, |path| path.load.streams());
+        Self::new(paths, streams)
+    }
+
+    /// A node, with all that its tunnels carry.
+    fn node(paths: Vec<&'a Path<T>>) -> Self {
+        let streams = paths.iter().map(|path| path.member.tunnel.streams()).sum();
+        Self::new(paths, streams)
+    }
+
+    fn new(paths: Vec<&'a Path<T>>, streams: usize) -> Self {
+        let first = paths.first();
         Self {
+            weight: first.map_or(1, |path| u64::from(path.offer.weight.max(1))),
+            streams: streams as u64,
+            rtt: paths
+                .iter()
+                .map(|path| rtt(path))
+                .min()
+                .unwrap_or(Duration::MAX),
             paths,
-            weight,
-            streams,
-            rtt,
         }
     }
 }
@@ -141,28 +161,23 @@ fn rtt<T: Line>(path: &Path<T>) -> Duration {
     path.member.tunnel.rtt().unwrap_or(Duration::MAX)
 }
 
-/// First the place, by site and policy, then the tunnel to it.
-fn choose<'a, T: Line>(paths: Vec<&'a Path<T>>, wish: &Wish<'_>) -> Option<&'a Path<T>> {
-    let paths = preferred(paths, |path| {
-        !wish.site.is_empty() && path.member.who.site == wish.site
-    });
-    let mut places: BTreeMap<_, Vec<&Path<T>>> = BTreeMap::new();
+fn is_near<T>(path: &Path<T>, wish: &Wish<'_>) -> bool {
+    !wish.site.is_empty() && path.member.who.site == wish.site
+}
+
+/// One of the ways to a session: first the node, by site and policy, then the tunnel to it.
+fn way<'a, T: Line>(paths: Vec<&'a Path<T>>, wish: &Wish<'_>) -> Option<&'a Path<T>> {
+    let paths = preferred(paths, |path| is_near(path, wish));
+    let mut nodes: BTreeMap<_, Vec<&Path<T>>> = BTreeMap::new();
     for path in paths {
-        places
-            .entry((&path.offer.id, &path.member.who.node))
-            .or_default()
-            .push(path);
+        nodes.entry(&path.member.who.node).or_default().push(path);
     }
-    let places: Vec<_> = places.into_values().map(Place::new).collect();
-    let place = choose_place(&places, wish)?;
+    let nodes = nodes.into_values().map(Place::node).collect();
+    let tunnels = choose(nodes, wish)?.paths.into_iter();
     if wish.policy == Policy::Fastest {
-        return place.paths.iter().copied().min_by_key(|path| rtt(path));
+        return tunnels.min_by_key(|path| rtt(path));
     }
-    place
-        .paths
-        .iter()
-        .copied()
-        .min_by_key(|path| cost(&path.member, wish.datagrams))
+    tunnels.min_by_key(|path| cost(&path.member, wish.datagrams))
 }
 
 /// What tells the tunnels of one node apart: one that lags comes last, one that is busy would let a keystroke wait behind
@@ -183,40 +198,72 @@ fn cost<T: Line>(member: &Member<T>, datagrams: bool) -> impl Ord + use<T> {
     )
 }
 
-fn choose_place<'p, 'a, T>(
-    places: &'p [Place<'a, T>],
-    wish: &Wish<'_>,
-) -> Option<&'p Place<'a, T>> {
-    match wish.policy {
-        Policy::LeastStreams => in_turn(places, wish.turn)
-            .min_by(|a, b| (a.streams * b.weight).cmp(&(b.streams * a.weight))),
-        Policy::Fastest => in_turn(places, wish.turn).min_by_key(|place| place.rtt),
-        Policy::RoundRobin | Policy::Random => {
-            let total = places.iter().map(|place| place.weight).sum::<u64>();
-            let mut slot = wish.turn.checked_rem(total)?;
-            places
-                .iter()
-                .find(|place| match slot.checked_sub(place.weight) {
-                    Some(rest) => {
-                        slot = rest;
-                        false
-                    }
-                    None => true,
-                })
-        }
-    }
+fn choose<'a, T>(mut places: Vec<Place<'a, T>>, wish: &Wish<'_>) -> Option<Place<'a, T>> {
+    let chosen = match wish.policy {
+        Policy::LeastStreams => in_turn(&places, wish.turn)
+            .min_by(|(_, a), (_, b)| (a.streams * b.weight).cmp(&(b.streams * a.weight)))
+            .map(|(at, _)| at),
+        Policy::Fastest => in_turn(&places, wish.turn)
+            .min_by_key(|(_, place)| place.rtt)
+            .map(|(at, _)| at),
+        Policy::RoundRobin => by_weight(&places, wish.turn),
+        Policy::Random => by_weight(&places, mixed(wish.turn)),
+    };
+    chosen.map(|at| places.swap_remove(at))
 }
 
 /// All places, beginning with the one whose turn it is, so that ties go round.
 fn in_turn<'p, 'a, T>(
     places: &'p [Place<'a, T>],
     turn: u64,
-) -> impl Iterator<Item = &'p Place<'a, T>> {
+) -> impl Iterator<Item = (usize, &'p Place<'a, T>)> {
     let count = places.len();
     let first = turn
         .checked_rem(count as u64)
         .and_then(|first| usize::try_from(first).ok());
-    places.iter().cycle().skip(first.unwrap_or(0)).take(count)
+    let all = places.iter().enumerate().cycle();
+    all.skip(first.unwrap_or(0)).take(count)
+}
+
+/// Moments in a round of turns.
+const ROUND: u64 = 1 << 32;
+
+/// The place whose turn it is when each gets as many turns of a round as it has weight, spread evenly over the round: a
+/// place of weight w is due at 1/2w, 3/2w, 5/2w, … of it, and who is due first goes first.
+fn by_weight<T>(places: &[Place<'_, T>], turn: u64) -> Option<usize> {
+    let due = |place: &Place<'_, T>, moment: u64| {
+        place
+            .weight
+            .saturating_mul(2 * moment)
+            .saturating_add(ROUND)
+            / (2 * ROUND)
+    };
+    let all_due = |moment| places.iter().map(|place| due(place, moment)).sum::<u64>();
+    let slot = turn.checked_rem(all_due(ROUND))?;
+    // Always: not all that go up to this turn are due before `early`, and they are by `late`.
+    let (mut early, mut late) = (0, ROUND);
+    while late - early > 1 {
+        let middle = u64::midpoint(early, late);
+        if all_due(middle) > slot {
+            late = middle;
+        } else {
+            early = middle;
+        }
+    }
+    let mut before = slot - all_due(early);
+    places.iter().position(|place| {
+        let now = due(place, late) - due(place, early);
+        let is_it = before < now;
+        before = before.saturating_sub(now);
+        is_it
+    })
+}
+
+/// Spreads numbers that count up over all numbers (the finaliser of SplitMix64).
+const fn mixed(number: u64) -> u64 {
+    let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]

@@ -106,8 +106,12 @@ impl Hub {
                 offer.ok_or_else(|| self.absent(cluster, &id))?
             }
             Goal::Pool(pool) => {
-                let members = self.registry().pool(cluster, &pool);
-                let routes = members.map(|(routes, _turn)| routes).unwrap_or_default();
+                let routes = {
+                    let registry = self.registry();
+                    let known = registry.cluster(cluster);
+                    known.and_then(|known| known.pool(&pool))
+                };
+                let routes = routes.unwrap_or_default();
                 let offer = routes.iter().find_map(|route| route.offer().cloned());
                 offer.ok_or_else(|| self.empty_pool(cluster, &pool))?
             }
@@ -147,7 +151,11 @@ impl Hub {
         pool: &PoolName,
         want: &Want,
     ) -> Result<Path<Tunnel>, NoWay> {
-        let members = self.registry().pool(cluster, pool);
+        let members = {
+            let registry = self.registry();
+            let known = registry.cluster(cluster);
+            known.and_then(|known| known.pool_in_turn(pool))
+        };
         let Some((routes, turn)) = members else {
             return Err(self.empty_pool(cluster, pool));
         };
@@ -257,11 +265,6 @@ fn suits(offer: &Offered, kind: Kind) -> Result<(), Denial> {
 }
 
 fn wish<'a>(site: &'a str, policy: Policy, want: &'a Want, turn: u64) -> Wish<'a> {
-    let turn = if policy == Policy::Random {
-        mixed(turn)
-    } else {
-        turn
-    };
     Wish {
         policy,
         site,
@@ -271,13 +274,6 @@ fn wish<'a>(site: &'a str, policy: Policy, want: &'a Want, turn: u64) -> Wish<'a
         sticky: None,
         turn,
     }
-}
-
-/// Spreads numbers that count up over all numbers (the finaliser of SplitMix64).
-const fn mixed(number: u64) -> u64 {
-    let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 pub(super) fn denied(code: Code, session: &SessionId, cause: &str) -> Denial {

@@ -5,7 +5,7 @@ use sallyport_wire::Scope;
 use sallyport_wire::message::Offer;
 
 use super::*;
-use crate::registry::{Grant, Offered, Who};
+use crate::registry::{Grant, Load, Offered, Who};
 use sallyport_link::NodeKey;
 
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +89,37 @@ fn path(spec: &Spec) -> Path<Fake> {
     Path {
         member: Arc::new(member),
         offer: Arc::new(offer),
+        load: load(spec.streams),
+    }
+}
+
+/// A session that carries so many streams for good.
+fn load(streams: usize) -> Load {
+    let load = Load::default();
+    for _ in 0..streams {
+        std::mem::forget(load.add());
+    }
+    load
+}
+
+/// The second member of a pool, at home on a node that three others hop to; only they have a way there.
+fn hopped(streams: usize) -> Route<Fake> {
+    let load = load(streams);
+    let hops = [(11, "h1"), (12, "h2"), (13, "h3")].map(|(id, node)| {
+        let path = path(&Spec { id, node, ..PLAIN });
+        let offer = Offered {
+            id: "s-away".parse().expect("a session id"),
+            ..(*path.offer).clone()
+        };
+        Path {
+            offer: Arc::new(offer),
+            load: load.clone(),
+            ..path
+        }
+    });
+    Route {
+        via: hops.into(),
+        ..Route::default()
     }
 }
 
@@ -347,7 +378,47 @@ fn least_streams_counts_by_weight_and_breaks_ties_in_turn() {
 }
 
 #[test]
-fn round_robin_gives_each_its_weight() {
+fn round_robin_gives_each_its_weight_in_turn() {
+    let picked = |weights: &[u32], turns: u64| -> Vec<u64> {
+        let nodes = ["n1", "n2", "n3", "n4"];
+        let specs: Vec<_> = (1..)
+            .zip(weights.iter().zip(nodes))
+            .map(|(id, (&weight, node))| Spec {
+                id,
+                node,
+                weight,
+                ..PLAIN
+            })
+            .collect();
+        let turns =
+            (0..turns).map(|turn| pooled(&specs, &wish(Policy::RoundRobin, turn)).expect("one"));
+        turns.collect()
+    };
+
+    assert_eq!(picked(&[100, 100], 6), [1, 2, 1, 2, 1, 2]);
+    assert_eq!(picked(&[7, 7, 7], 6), [1, 2, 3, 1, 2, 3]);
+    assert_eq!(picked(&[3, 1], 8), [1, 1, 2, 1, 1, 1, 2, 1]);
+    assert_eq!(picked(&[1_000], 3), [1, 1, 1]);
+    for weights in [[100, 50, 25, 1], [1_000, 999, 3, 500], [5, 1, 1, 1]] {
+        let total = weights.iter().map(|weight| u64::from(*weight)).sum::<u64>();
+        let picked = picked(&weights, 2 * total);
+        let mut counts = [0_u64; 4];
+        for (turns, id) in (1..).zip(picked) {
+            counts[usize::try_from(id).expect("small") - 1] += 1;
+            for (count, weight) in counts.iter().zip(weights) {
+                let (got, share) = (count * total, turns * u64::from(weight));
+                assert!(
+                    got.abs_diff(share) <= 2 * total,
+                    "{weights:?}: {counts:?} after {turns} turns"
+                );
+            }
+        }
+        assert_eq!(counts, weights.map(|weight| 2 * u64::from(weight)));
+    }
+}
+
+#[test]
+fn a_random_choice_gives_each_its_weight_in_the_long_run() {
     let specs = [
         Spec { weight: 3, ..PLAIN },
         Spec {
@@ -356,9 +427,59 @@ fn round_robin_gives_each_its_weight() {
             ..PLAIN
         },
     ];
-    let turns = (0..8).map(|turn| pooled(&specs, &wish(Policy::RoundRobin, turn)));
+    let turns = (0..4_000).map(|turn| pooled(&specs, &wish(Policy::Random, turn)));
+    let first = turns.filter(|picked| *picked == Ok(1)).count();
 
-    assert_eq!(turns.filter(|picked| *picked == Ok(1)).count(), 6);
+    assert!((2_800..3_200).contains(&first), "{first} of 4000");
+}
+
+#[test]
+fn a_member_has_one_share_however_many_hops_lead_to_it() {
+    for policy in [Policy::LeastStreams, Policy::RoundRobin] {
+        let routes = [hopped(0), home(&[PLAIN])];
+        let picked: Vec<_> = (0..60)
+            .map(|turn| id(pool(&routes, &wish(policy, turn))).expect("one"))
+            .collect();
+
+        let at_home = picked.iter().filter(|id| **id == 1).count();
+        assert_eq!(at_home, 30, "{policy:?}");
+        for hop in [11, 12, 13] {
+            assert!(picked.contains(&hop), "{policy:?}: hop {hop} is used, too");
+        }
+    }
+}
+
+#[test]
+fn least_streams_counts_what_a_member_carries_over_all_hops() {
+    let policy = Policy::LeastStreams;
+    let busy = Spec {
+        streams: 5,
+        ..PLAIN
+    };
+    for turn in 0..6 {
+        let wish = wish(policy, turn);
+        assert_eq!(
+            id(pool(&[hopped(6), home(&[busy.clone()])], &wish)),
+            Ok(1),
+            "though each hop's tunnels carry fewer"
+        );
+        let hop = id(pool(&[hopped(4), home(&[busy.clone()])], &wish)).expect("a hop");
+        assert!(hop > 10);
+    }
+}
+
+#[test]
+fn a_member_is_reached_at_home_else_over_a_hop_unless_its_home_takes_nothing() {
+    let mut route = hopped(0);
+    route.home = home(&[PLAIN]).home;
+    let wish = wish(Policy::LeastStreams, 0);
+    let picked = |route: &Route<Fake>| id(pool([route], &wish));
+
+    assert_eq!(picked(&route), Ok(1));
+    route.home[0].member.fall_silent();
+    assert!(picked(&route).expect("a hop") > 10);
+    route.home = home(&[Spec { weight: 0, ..PLAIN }]).home;
+    assert_eq!(picked(&route), Err(Code::NoRelay));
 }
 
 #[test]

@@ -149,15 +149,19 @@ impl<T> Cluster<T> {
         self.routes.get(session).cloned()
     }
 
-    /// The ways to every session of a pool, and a number that counts up from call to call.
-    pub fn pool(&self, pool: &PoolName) -> Option<(Vec<Arc<Route<T>>>, u64)> {
-        let pool = self.pools.get(pool)?;
-        let routes = pool
-            .sessions
-            .iter()
-            .filter_map(|session| self.route(session))
-            .collect();
-        Some((routes, pool.turn.fetch_add(1, Ordering::Relaxed)))
+    /// The ways to every session of a pool.
+    pub fn pool(&self, pool: &PoolName) -> Option<Vec<Arc<Route<T>>>> {
+        let sessions = self.pools.get(pool)?.sessions.iter();
+        let routes = sessions.filter_map(|session| self.route(session));
+        Some(routes.collect())
+    }
+
+    /// As [`Self::pool`] for a stream that is to go there now, with whose turn it is: a number that counts up from stream
+    /// to stream. Whoever only looks takes no turn, or every other member would never get one.
+    pub fn pool_in_turn(&self, pool: &PoolName) -> Option<(Vec<Arc<Route<T>>>, u64)> {
+        let routes = self.pool(pool)?;
+        let turn = self.pools.get(pool)?.turn.fetch_add(1, Ordering::Relaxed);
+        Some((routes, turn))
     }
 
     /// Whether a pool has a session.
@@ -308,9 +312,11 @@ impl<T> Cluster<T> {
         let (home, via) = match offer {
             None => (None, None),
             Some((offer, place)) => {
+                let load = self.routes.get(session).and_then(|route| route.load());
                 let path = Some(Path {
                     member: Arc::clone(member),
                     offer,
+                    load: load.cloned().unwrap_or_default(),
                 });
                 if place == Place::Home {
                     (path, None)

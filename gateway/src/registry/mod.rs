@@ -6,6 +6,7 @@
 //! something within one cluster only; what all clusters share is room for tunnels.
 
 mod cluster;
+mod load;
 mod lost;
 mod member;
 mod route;
@@ -17,10 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sallyport_wire::message::Advertise;
-use sallyport_wire::{ClusterName, ClusterNode, Code, NodeName, PoolName, SessionId};
+use sallyport_wire::{ClusterName, ClusterNode, Code, NodeName, SessionId};
 use tokio::time::Instant;
 
 pub use cluster::Cluster;
+pub use load::{Carrying, Load};
 pub use member::{Grant, Line, Member, Who};
 pub use route::{Offered, Path, Route};
 
@@ -245,15 +247,6 @@ impl<T> Registry<T> {
     /// The ways to a session of a cluster.
     pub fn route(&self, cluster: &ClusterName, session: &SessionId) -> Option<Arc<Route<T>>> {
         self.cluster(cluster)?.route(session)
-    }
-
-    /// The ways to every session of a cluster's pool, and a number that counts up from call to call.
-    pub fn pool(
-        &self,
-        cluster: &ClusterName,
-        pool: &PoolName,
-    ) -> Option<(Vec<Arc<Route<T>>>, u64)> {
-        self.cluster(cluster)?.pool(pool)
     }
 
     /// The node that was the home of a cluster's session until a short while ago.

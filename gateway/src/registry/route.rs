@@ -6,6 +6,7 @@ use std::time::Duration;
 use sallyport_wire::message::{Offer, Protocol};
 use sallyport_wire::{Code, NodeName, PoolName, Scope, SessionId};
 
+use super::load::Load;
 use super::member::Member;
 
 /// Most that an offer's weight can be.
@@ -83,6 +84,8 @@ pub struct Path<T> {
     pub member: Arc<Member<T>>,
     /// What its relay offered.
     pub offer: Arc<Offered>,
+    /// What the session carries over all ways to it.
+    pub load: Load,
 }
 
 impl<T> Clone for Path<T> {
@@ -90,6 +93,7 @@ impl<T> Clone for Path<T> {
         Self {
             member: Arc::clone(&self.member),
             offer: Arc::clone(&self.offer),
+            load: self.load.clone(),
         }
     }
 }
@@ -126,6 +130,11 @@ impl<T> Route<T> {
             .iter()
             .max_by_key(|path| path.member.who.generation);
         newest.or_else(|| self.via.first()).map(|path| &path.offer)
+    }
+
+    /// What the session carries, the same for all ways; none where there is no way.
+    pub(super) fn load(&self) -> Option<&Load> {
+        self.paths().next().map(|path| &path.load)
     }
 
     /// Whether no way is left.

@@ -2,7 +2,7 @@ use sallyport_wire::message::Offer;
 
 use super::*;
 use sallyport_link::NodeKey;
-use sallyport_wire::Scope;
+use sallyport_wire::{PoolName, Scope};
 
 mod apart;
 mod steps;
@@ -393,19 +393,17 @@ fn a_pool_has_the_sessions_that_say_so() {
         registry.advertise(id, &advertise, now);
     }
     let web: PoolName = "web".parse().expect("a pool name");
+    let members = |registry: &Registry<()>, cluster: &ClusterName| {
+        let routes = registry.cluster(cluster)?.pool(&web)?;
+        Some(routes.len())
+    };
 
-    assert_eq!(
-        registry.pool(HERE, &web).map(|(routes, _)| routes.len()),
-        Some(2)
-    );
-    assert!(registry.pool(&bio(), &web).is_none());
+    assert_eq!(members(&registry, HERE), Some(2));
+    assert!(members(&registry, &bio()).is_none());
     registry.leave(1, now);
-    assert_eq!(
-        registry.pool(HERE, &web).map(|(routes, _)| routes.len()),
-        Some(1)
-    );
+    assert_eq!(members(&registry, HERE), Some(1));
     registry.advertise(2, &homes(&["web-2"]), now);
-    assert!(registry.pool(HERE, &web).is_none());
+    assert!(members(&registry, HERE).is_none());
 }
 
 #[test]
@@ -452,6 +450,31 @@ fn a_hop_never_leads_to_another_nodes_session_of_the_same_name() {
     assert_eq!(hop(&mut registry, "n2"), Some(Code::HomeTaken), "held");
     let route = registry.route(HERE, &session("desk"));
     assert!(route.is_none_or(|route| route.via.is_empty()));
+}
+
+#[test]
+fn all_ways_to_a_session_count_its_streams_together_through_every_change() {
+    let mut registry = registry();
+    let now = Instant::now();
+    for (id, node) in [(1, "n1"), (2, "n2"), (3, "n3")] {
+        joined(&mut registry, id, who(node, 10));
+    }
+    let streams = |registry: &Registry<()>, id: &str| -> Vec<usize> {
+        let route = registry.route(HERE, &session(id)).expect("there");
+        route.paths().map(|path| path.load.streams()).collect()
+    };
+    registry.advertise(1, &vias("n3", &["desk", "other"]), now);
+    registry.advertise(2, &vias("n3", &["desk"]), now);
+    let first = registry.route(HERE, &session("desk")).expect("there");
+    let counted = first.via[0].load.add();
+    assert_eq!(streams(&registry, "desk"), [1, 1]);
+    assert_eq!(streams(&registry, "other"), [0]);
+
+    registry.advertise(3, &homes(&["desk"]), now);
+    registry.leave(1, now);
+    assert_eq!(streams(&registry, "desk"), [1, 1]);
+    drop(counted);
+    assert_eq!(streams(&registry, "desk"), [0, 0]);
 }
 
 #[test]

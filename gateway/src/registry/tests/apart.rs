@@ -140,7 +140,9 @@ fn pools_of_one_name_have_members_and_turns_of_their_own() {
         registry.advertise(tunnel, &said, now);
     }
     let members = |registry: &Registry<()>, cluster: &ClusterName| {
-        let (routes, turn) = registry.pool(cluster, &web)?;
+        let known = registry.cluster(cluster)?;
+        known.pool(&web)?; // who only looks takes no turn
+        let (routes, turn) = known.pool_in_turn(&web)?;
         let paths = routes.iter().flat_map(|route| route.paths());
         Some((paths.map(|path| path.member.id).collect::<Vec<_>>(), turn))
     };
