@@ -1,6 +1,6 @@
 //! Members of a pool, which say their names, and clients of theirs from addresses of their own.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -13,6 +13,19 @@ use socket2::{Domain, Socket, Type};
 /// If there is no port.
 #[must_use]
 pub fn service(name: &'static str) -> u16 {
+    serve(name, talk)
+}
+
+/// Starts an HTTP service that answers every request with its name; its port.
+///
+/// # Panics
+/// If there is no port.
+#[must_use]
+pub fn http_service(name: &'static str) -> u16 {
+    serve(name, answer)
+}
+
+fn serve(name: &'static str, talk: fn(TcpStream, &str) -> Option<()>) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let port = listener.local_addr().expect("bound").port();
     thread::spawn(move || {
@@ -27,6 +40,18 @@ fn talk(mut client: TcpStream, name: &str) -> Option<()> {
     client.write_all(name.as_bytes()).ok()?;
     let mut from = client.try_clone().ok()?;
     std::io::copy(&mut from, &mut client).ok()?;
+    client.shutdown(Shutdown::Write).ok()
+}
+
+/// One answer, after the empty line that ends a request.
+fn answer(mut client: TcpStream, name: &str) -> Option<()> {
+    let mut head = BufReader::new(client.try_clone().ok()?).lines();
+    head.find(|line| line.as_ref().ok().is_none_or(String::is_empty))?
+        .ok()?;
+    let length = name.len();
+    let answer =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{name}");
+    client.write_all(answer.as_bytes()).ok()?;
     client.shutdown(Shutdown::Write).ok()
 }
 

@@ -1,4 +1,4 @@
-//! The same service on two nodes behind one raw port: balanced, sticky, and drained without a failure.
+//! The same service on two nodes behind one name or raw port: balanced, sticky, and drained without a failure.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use sallyport_tests::member::{connect, member, service, source, visit};
+use sallyport_tests::member::{connect, http_service, member, service, source, visit};
 use sallyport_tests::{Gateway, Port, Relay, Site, eventually};
 use serde_json::Value;
 
@@ -69,6 +69,43 @@ fn open_connections_are_balanced_by_weight() {
         }
         let count = ["a", "b"].map(|name| count.get(name).copied().unwrap_or(0));
         assert_eq!(count, expected, "weights {weights:?}");
+    }
+}
+
+/// The names of the members that answer 40 requests, one after another.
+fn asked(policy: &str, weights: [u32; 2]) -> String {
+    let site = Site::new();
+    let policy = format!("policy = \"{policy}\"\n");
+    let gateway = site.gateway_with("gw", "127.0.0.1", &policy);
+    let _relays = [("a", weights[0]), ("b", weights[1])].map(|(name, weight)| {
+        let session = format!(
+            "[[session]]\nid = \"web-{name}\"\npool = \"web\"\nprotocol = \"http\"\naccess = \"public\"\n\
+             target = \"127.0.0.1:{}\"\nweight = {weight}\n",
+            http_service(name)
+        );
+        let relay = site.relay(&format!("node-{name}"), &gateway, &session);
+        gateway.wait_session(&format!("web-{name}"));
+        relay
+    });
+    let url = gateway.session_url("web", "/");
+    let ask = || gateway.curl().arg(&url).go().expect(200).text();
+    (0..40).map(|_| ask()).collect()
+}
+
+#[test]
+fn idle_members_share_requests_that_come_one_after_another() {
+    let answers = asked("least-streams", [100, 100]);
+    let first = answers.matches('a').count();
+    assert!((15..=25).contains(&first), "{answers}");
+}
+
+#[test]
+fn round_robin_takes_turns_and_sends_no_blocks() {
+    for (weights, first, block) in [([100, 100], 20, "aa"), ([300, 100], 30, "aaaa")] {
+        let answers = asked("round-robin", weights);
+        assert_eq!(answers.matches('a').count(), first, "{answers}");
+        assert!(!answers.contains(block), "{answers}");
+        assert!(!answers.contains("bb"), "{answers}");
     }
 }
 

@@ -89,22 +89,13 @@ fn path(spec: &Spec) -> Path<Fake> {
     Path {
         member: Arc::new(member),
         offer: Arc::new(offer),
-        load: load(spec.streams),
+        load: Load::of(spec.streams),
     }
-}
-
-/// A session that carries so many streams for good.
-fn load(streams: usize) -> Load {
-    let load = Load::default();
-    for _ in 0..streams {
-        std::mem::forget(load.add());
-    }
-    load
 }
 
 /// The second member of a pool, at home on a node that three others hop to; only they have a way there.
 fn hopped(streams: usize) -> Route<Fake> {
-    let load = load(streams);
+    let load = Load::of(streams);
     let hops = [(11, "h1"), (12, "h2"), (13, "h3")].map(|(id, node)| {
         let path = path(&Spec { id, node, ..PLAIN });
         let offer = Offered {
@@ -459,11 +450,11 @@ fn least_streams_counts_what_a_member_carries_over_all_hops() {
     for turn in 0..6 {
         let wish = wish(policy, turn);
         assert_eq!(
-            id(pool(&[hopped(6), home(&[busy.clone()])], &wish)),
+            id(pool(&[hopped(6), home(std::slice::from_ref(&busy))], &wish)),
             Ok(1),
             "though each hop's tunnels carry fewer"
         );
-        let hop = id(pool(&[hopped(4), home(&[busy.clone()])], &wish)).expect("a hop");
+        let hop = id(pool(&[hopped(4), home(std::slice::from_ref(&busy))], &wish)).expect("a hop");
         assert!(hop > 10);
     }
 }

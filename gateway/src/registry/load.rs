@@ -9,6 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct Load(Arc<AtomicUsize>);
 
 impl Load {
+    /// A session that carries so many for good.
+    #[cfg(test)]
+    pub fn of(streams: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(streams)))
+    }
+
     /// Streams that are open now.
     pub fn streams(&self) -> usize {
         self.0.load(Ordering::Relaxed)
