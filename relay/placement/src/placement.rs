@@ -30,8 +30,8 @@ pub const TRIES: usize = 3;
 /// How often a decision is made anew because other placements came between, before it holds nevertheless.
 const REPEATS: u32 = 2;
 
-/// Decisions at the same time: enough to keep the workers busy while some wait for programs.
-const TURNS: usize = 16;
+/// Decisions at the same time: as many as there are workers. Those that are made at once do not see each other.
+const TURNS: usize = 4;
 
 /// How long a placement waits for its turn.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
