@@ -124,8 +124,9 @@ impl Nats {
                 Err(_panic) => "what the server says broke the connection",
             };
             self.0.state.send_modify(|state| state.session = None);
+            let host = self.0.state.borrow().host.clone();
             self.failed(Failing {
-                host: self.0.state.borrow().host.clone(),
+                host,
                 step: Step::Tcp,
                 cause: cause.to_owned(),
             });
