@@ -4,13 +4,13 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::process::{Child, Command, Stdio};
+
 use std::thread;
 
 use rustix::process::Signal;
 use sallyport_tests::balancer::{CLIENT, PROXY, balancer, headers};
 use sallyport_tests::service::{Certificate, Nginx, PythonPeer, python_talk, sha256};
-use sallyport_tests::{Answer, Curl, Port, Relay, Site, eventually};
+use sallyport_tests::{Answer, Curl, Endless, Port, Relay, Site, eventually};
 use serde_json::Value;
 
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -319,36 +319,11 @@ fn a_new_certificate_is_taken_on_sighup_and_a_broken_one_is_not() {
     drop(nodes.get("near-open", &[]).expect(200));
 }
 
-/// A download that lasts until it is killed.
-struct Endless(Child);
-
-impl Drop for Endless {
-    fn drop(&mut self) {
-        let _gone = self.0.kill();
-        let _ended = self.0.wait();
-    }
-}
-
 impl Nodes {
     fn endless(&self) -> Endless {
-        fs::write(self.nginx.root.join("large"), vec![b'x'; 64 << 20]).expect("writable");
-        let curl = Command::new("curl")
-            .args([
-                "-sS",
-                "--ipv4",
-                "--noproxy",
-                "*",
-                "--limit-rate",
-                "1M",
-                "--cacert",
-            ])
-            .arg(&self.certificate.cert)
-            .args(["--output", "/dev/null"])
-            .arg(self.url("near-open", "/large"))
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("curl is installed");
-        let endless = Endless(curl);
+        Endless::lay(&self.nginx.root);
+        let url = self.url("near-open", "/large");
+        let endless = Endless::of(&url, &self.certificate.cert);
         eventually("the download is listed", || is_listed(&self.near));
         endless
     }

@@ -2,8 +2,6 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::fs;
-use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use rustix::process::Signal;
@@ -11,7 +9,7 @@ use sallyport_tests::broker::NatsVersion;
 use sallyport_tests::cluster::Cluster;
 use sallyport_tests::daemon::Daemon;
 use sallyport_tests::service::{Certificate, Nginx};
-use sallyport_tests::{Port, Relay, Site, eventually};
+use sallyport_tests::{Endless, Port, Relay, Site, eventually};
 use serde_json::Value;
 
 /// Two nodes, and clients that come to the second one itself.
@@ -94,38 +92,14 @@ impl Nodes {
     }
 
     /// A client of the second node that does not end.
-    fn client(&self) -> Client {
-        fs::write(self.nginx.root.join("large"), vec![b'x'; 64 << 20]).expect("writable");
+    fn client(&self) -> Endless {
+        Endless::lay(&self.nginx.root);
         let url = format!("https://localhost:{}/s/web/large", self.port.number());
-        let curl = Command::new("curl")
-            .args([
-                "-sS",
-                "--ipv4",
-                "--noproxy",
-                "*",
-                "--limit-rate",
-                "1M",
-                "--cacert",
-            ])
-            .arg(&self.certificate.cert)
-            .args(["--output", "/dev/null", &url])
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("curl is installed");
-        let client = Client(curl);
+        let client = Endless::of(&url, &self.certificate.cert);
         eventually("its stream is counted", || {
             self.heard("two").is_some_and(|two| two["streams"] == 1)
         });
         client
-    }
-}
-
-struct Client(Child);
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _gone = self.0.kill();
-        let _ended = self.0.wait();
     }
 }
 

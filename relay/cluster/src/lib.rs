@@ -20,6 +20,7 @@ pub mod redis;
 pub mod broker;
 pub mod progress;
 mod requests;
+mod turns;
 mod hub;
 pub mod bus;
 pub mod store;

@@ -21,7 +21,7 @@ use futures::future::join_all;
 use futures::{FutureExt as _, Stream, stream};
 use rustls::ClientConfig;
 use sallyport_ops::Tasks;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, info_span, warn};
 
@@ -33,6 +33,7 @@ use crate::key::{Key, Prefix};
 use crate::limits::Limits;
 use crate::progress::{Failing, Progress, Step, changes_of};
 use crate::store::{Entry, Revision, Store, Watch};
+use crate::turns::Turns;
 
 use follow::Follower;
 use listen::{Listener, heard};
@@ -61,7 +62,7 @@ struct Shared {
     tls: Option<ClientConfig>,
     names: Names,
     limits: Limits,
-    places: Semaphore,
+    turns: Turns,
     state: watch::Sender<State>,
     tasks: Tasks,
 }
@@ -75,7 +76,7 @@ impl Nats {
             broker,
             tls,
             limits,
-            places: Semaphore::new(limits.operations),
+            turns: Turns::new(&limits),
             state: watch::Sender::default(),
             tasks: tasks.clone(),
         }));
@@ -268,17 +269,14 @@ impl Nats {
                 ClusterError::Denied(text.to_owned())
             })
         };
-        let in_turn = async {
-            let place = self.0.places.acquire().await;
-            let _place = place.map_err(|_closed| ClusterError::Closed)?;
+        let unless_refused = async {
             tokio::select! {
                 biased;
                 refused = refused => Err(refused),
                 done = work => done,
             }
         };
-        let in_time = timeout(self.0.limits.operation, in_turn).await;
-        in_time.map_err(|_elapsed| ClusterError::TimedOut)?
+        self.0.turns.take(unless_refused).await
     }
 }
 

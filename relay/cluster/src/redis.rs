@@ -23,7 +23,7 @@ use futures::future::join_all;
 use futures::{FutureExt as _, Stream, stream};
 use rustls::ClientConfig;
 use sallyport_ops::Tasks;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, interval_at, sleep, timeout};
 use tracing::{info, info_span, warn};
 
@@ -35,6 +35,7 @@ use crate::key::{Key, Prefix};
 use crate::limits::Limits;
 use crate::progress::{Failing, Progress, Step, changes_of};
 use crate::store::{Entry, Revision, Store, Watch};
+use crate::turns::Turns;
 
 use ears::{Ear, Ears, Heard};
 use follow::Follower;
@@ -89,7 +90,7 @@ struct Shared {
     limits: Limits,
     /// What this process is called where answers to it go.
     process: String,
-    places: Semaphore,
+    turns: Turns,
     state: watch::Sender<State>,
     ears: Arc<Ears>,
 }
@@ -129,7 +130,7 @@ impl Redis {
             names,
             limits,
             process,
-            places: Semaphore::new(limits.operations),
+            turns: Turns::new(&limits),
             state: watch::Sender::default(),
             ears: Arc::new(ears),
         }));
@@ -250,17 +251,6 @@ impl Redis {
         self.0.state.borrow().usable()
     }
 
-    /// Does `work` in its turn and its time.
-    async fn within<T>(&self, work: Answer<'_, T>) -> Result<T, ClusterError> {
-        let in_turn = async {
-            let place = self.0.places.acquire().await;
-            let _place = place.map_err(|_closed| ClusterError::Closed)?;
-            work.await
-        };
-        let in_time = timeout(self.0.limits.operation, in_turn).await;
-        in_time.map_err(|_elapsed| ClusterError::TimedOut)?
-    }
-
     /// Until the server knows that somebody listens; false if there is none that could.
     async fn stands(&self, ear: &mut Ear) -> Result<bool, ClusterError> {
         let mut state = self.0.state.subscribe();
@@ -283,7 +273,7 @@ impl Redis {
     ) -> Result<Option<Revision>, ClusterError> {
         let (commands, names) = (self.usable()?, &self.0.names);
         let work = commands.write(names, key, value.as_ref(), expected).boxed();
-        self.within(work).await
+        self.0.turns.take(work).await
     }
 
     fn set<'a>(&'a self, key: &'a Key, value: Bytes, expected: Expected) -> Answer<'a, Revision> {
@@ -299,7 +289,7 @@ impl Redis {
     async fn tell(&self, channel: &str, payload: &[u8]) -> Result<i64, ClusterError> {
         let commands = self.usable()?;
         let work = commands.publish(channel, payload).boxed();
-        self.within(work).await
+        self.0.turns.take(work).await
     }
 }
 
@@ -399,7 +389,7 @@ impl Store for Redis {
         async move {
             let commands = self.usable()?;
             let work = commands.get(&self.0.names, key).boxed();
-            self.within(work).await
+            self.0.turns.take(work).await
         }
         .boxed()
     }
@@ -425,7 +415,7 @@ impl Store for Redis {
         async move {
             let commands = self.usable()?;
             let work = commands.list(&self.0.names, prefix).boxed();
-            Ok(self.within(work).await?.0)
+            Ok(self.0.turns.take(work).await?.0)
         }
         .boxed()
     }

@@ -15,6 +15,7 @@ mod nats;
 mod pair;
 mod queue;
 mod redis;
+mod relay;
 mod reservations;
 mod values;
 mod watches;

@@ -1,17 +1,11 @@
 //! NATS: the suite on Debian's server and on a current one, single and as three; and what happens when servers go, refuse
 //! or are not what they should be.
 
-use std::any::Any;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::Arc;
 
-use sallyport_cluster::{
-    Broker, Bus as _, Change, ClusterError, Delivery, Nats, Progress, Step, Store as _,
-};
-use sallyport_ops::Tasks;
+use sallyport_cluster::{Bus as _, Change, ClusterError, Delivery, Nats, Step, Store as _};
 use sallyport_tests::Port;
 use sallyport_tests::broker::{NatsServer, NatsVersion};
 use sallyport_tests::service::Certificate;
@@ -20,8 +14,12 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
 use crate::certificates::{issued, pin};
-use crate::pair::{Pair, key, limits, look_again, prefix, put, soon};
+use crate::pair::{Pair, key, look_again, prefix, put, soon};
+use crate::relay::pair_with;
 use crate::watches::Known;
+
+/// A relay whose broker is NATS.
+type Relay = crate::relay::Relay<Nats>;
 
 mod debian {
     crate::conformance!(super::pair(super::NatsVersion::Debian).await);
@@ -52,60 +50,7 @@ async fn three_do_the_same(version: NatsVersion) {
     for (name, case) in crate::conformance!(listed) {
         let namespace: String = name.chars().take(32).collect();
         let json = format!("{{\"hosts\": [{hosts}], \"namespace\": \"{namespace}\"}}");
-        case(&pair_with(dir.path(), &json, ()).await).await;
-    }
-}
-
-/// A relay's handle, whose tasks end with it.
-struct Relay {
-    nats: Nats,
-    tasks: Tasks,
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        self.tasks.stop();
-    }
-}
-
-impl Relay {
-    /// One that reads this `broker.json`.
-    fn start(folder: &Path, json: &str) -> Self {
-        let path = folder.join("broker.json");
-        fs::write(&path, json).expect("the folder is writable");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("our own file");
-        let broker = Broker::load(&path).expect("a good file");
-        let tls = broker.client_config().expect("good certificates");
-        let tasks = Tasks::new();
-        let nats = Nats::start(broker, tls, limits(), &tasks);
-        Self { nats, tasks }
-    }
-
-    async fn is(&self, what: &str, holds: impl Fn(&Progress) -> bool) -> Progress {
-        let holding = async {
-            loop {
-                let progress = self.nats.progress();
-                if holds(&progress) {
-                    return progress;
-                }
-                look_again().await;
-            }
-        };
-        soon(what, holding).await
-    }
-
-    async fn ready(self) -> Self {
-        self.is("the broker lets us in", |now| *now == Progress::Ready)
-            .await;
-        self
-    }
-
-    /// The step at which it fails, with the text.
-    async fn fails_at(&self, step: Step) -> String {
-        let fails = |now: &Progress| matches!(now, Progress::Failing(at) if at.step == step);
-        self.is(&format!("it fails at {step}"), fails)
-            .await
-            .to_string()
+        case(&pair_with::<Nats>(dir.path(), &json, ()).await).await;
     }
 }
 
@@ -117,17 +62,10 @@ fn hosts(servers: &[NatsServer]) -> String {
     format!("{{\"hosts\": [{}]}}", quoted.join(", "))
 }
 
-async fn pair_with(dir: &Path, json: &str, kept: impl Any + Send + Sync) -> Pair {
-    let one = Relay::start(dir, json).ready().await;
-    let other = Relay::start(dir, json).ready().await;
-    let handles = (Arc::new(one.nats.clone()), Arc::new(other.nats.clone()));
-    Pair::new(handles.0, handles.1, (one, other, kept))
-}
-
 pub(crate) async fn pair(version: NatsVersion) -> Pair {
     let (dir, server) = single(version, "");
     let path = dir.path().to_owned();
-    pair_with(&path, &host(&server, ""), (server, dir)).await
+    pair_with::<Nats>(&path, &host(&server, ""), (server, dir)).await
 }
 
 fn single(version: NatsVersion, more: &str) -> (TempDir, NatsServer) {
@@ -147,23 +85,23 @@ async fn nothing_waits_for_a_broker_that_is_not_there_yet() {
     let relay = Relay::start(dir.path(), &host(&server, ""));
     let said = relay.fails_at(Step::Tcp).await;
     assert!(said.contains(&server.address()), "{said}");
-    let read = relay.nats.get(&key("a")).await;
+    let read = relay.store.get(&key("a")).await;
     assert!(
         matches!(&read, Err(ClusterError::Unreachable(text)) if text.contains("tcp")),
         "{read:?}"
     );
-    let mut watch = relay.nats.watch(&prefix("w")).await.expect("it waits");
-    let mut heard = relay.nats.subscribe(&prefix("t")).await.expect("it waits");
+    let mut watch = relay.store.watch(&prefix("w")).await.expect("it waits");
+    let mut heard = relay.store.subscribe(&prefix("t")).await.expect("it waits");
 
     server.resume();
 
     let relay = relay.ready().await;
-    put(&relay.nats, "w/a", "1").await;
+    put(&relay.store, "w/a", "1").await;
     Known::default().until(&mut watch, "w/a", Some("1")).await;
     let hearing = async { while !matches!(heard.next().await, Some(Delivery::Message(_))) {} };
     let saying = async {
         loop {
-            let said = relay.nats.publish(&key("t/x"), "hello".into()).await;
+            let said = relay.store.publish(&key("t/x"), "hello".into()).await;
             said.expect("published");
             look_again().await;
         }
@@ -196,7 +134,7 @@ async fn what_breaks_the_connection_does_not_keep_the_next_from_being_made() {
     server.resume();
 
     let relay = relay.ready().await;
-    put(&relay.nats, "a", "1").await;
+    put(&relay.store, "a", "1").await;
 }
 
 #[tokio::test]
@@ -205,10 +143,10 @@ async fn a_watch_outlives_the_server_and_misses_nothing() {
         let (dir, mut server) = single(version, "");
         let json = host(&server, "");
         let relay = Relay::start(dir.path(), &json).ready().await;
-        put(&relay.nats, "w/kept", "1").await;
-        put(&relay.nats, "w/gone", "1").await;
-        let mut watch = relay.nats.watch(&prefix("w")).await.expect("a watch");
-        let mut heard = relay.nats.subscribe(&prefix("t")).await.expect("listens");
+        put(&relay.store, "w/kept", "1").await;
+        put(&relay.store, "w/gone", "1").await;
+        let mut watch = relay.store.watch(&prefix("w")).await.expect("a watch");
+        let mut heard = relay.store.subscribe(&prefix("t")).await.expect("listens");
         let mut known = Known::default();
         known.until(&mut watch, "w/gone", Some("1")).await;
 
@@ -219,11 +157,11 @@ async fn a_watch_outlives_the_server_and_misses_nothing() {
         // another relay is back first and changes what the watcher knows
         let other = Relay::start(dir.path(), &json).ready().await;
         other
-            .nats
+            .store
             .delete(&key("w/gone"), None)
             .await
             .expect("deleted");
-        put(&other.nats, "w/new", "2").await;
+        put(&other.store, "w/new", "2").await;
 
         known.until(&mut watch, "w/new", Some("2")).await;
         known.until(&mut watch, "w/gone", None).await;
@@ -239,8 +177,8 @@ async fn a_watch_outlives_the_server_and_misses_nothing() {
 async fn a_store_restored_from_something_older_is_told_as_it_is() {
     let (dir, mut server) = single(NatsVersion::Debian, "");
     let relay = Relay::start(dir.path(), &host(&server, "")).ready().await;
-    put(&relay.nats, "w/a", "1").await;
-    let mut watch = relay.nats.watch(&prefix("w")).await.expect("a watch");
+    put(&relay.store, "w/a", "1").await;
+    let mut watch = relay.store.watch(&prefix("w")).await.expect("a watch");
     let mut known = Known::default();
     known.until(&mut watch, "w/a", Some("1")).await;
 
@@ -249,7 +187,7 @@ async fn a_store_restored_from_something_older_is_told_as_it_is() {
     server.resume();
     // the relay itself makes what is missing
     let writing = async {
-        while relay.nats.put(&key("w/b"), "2".into()).await.is_err() {
+        while relay.store.put(&key("w/b"), "2".into()).await.is_err() {
             look_again().await;
         }
     };
@@ -264,8 +202,8 @@ async fn of_three_servers_one_may_go() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut servers = NatsServer::three(NatsVersion::Debian, dir.path());
     let relay = Relay::start(dir.path(), &hosts(&servers)).ready().await;
-    let first = put(&relay.nats, "a/b", "1").await;
-    let mut watch = relay.nats.watch(&prefix("a")).await.expect("a watch");
+    let first = put(&relay.store, "a/b", "1").await;
+    let mut watch = relay.store.watch(&prefix("a")).await.expect("a watch");
     let mut known = Known::default();
     known.until(&mut watch, "a/b", Some("1")).await;
 
@@ -275,7 +213,7 @@ async fn of_three_servers_one_may_go() {
     let at = key("a/b");
     let trying = async {
         loop {
-            match relay.nats.replace(&at, "2".into(), first).await {
+            match relay.store.replace(&at, "2".into(), first).await {
                 Ok(_) | Err(ClusterError::Conflict(_)) => return,
                 Err(error) => assert!(error.is_passing(), "{error}"),
             }
@@ -286,7 +224,7 @@ async fn of_three_servers_one_may_go() {
     known.until(&mut watch, "a/b", Some("2")).await;
     let read = async {
         loop {
-            if let Ok(entry) = relay.nats.get(&at).await {
+            if let Ok(entry) = relay.store.get(&at).await {
                 return entry;
             }
             look_again().await;
@@ -304,12 +242,12 @@ async fn a_wrong_password_fails_at_the_credentials_and_is_not_shown() {
     let relay = Relay::start(dir.path(), &wrong);
     let said = relay.fails_at(Step::Credentials).await;
     assert!(
-        !said.contains("canary") && !format!("{relay:?}", relay = relay.nats).contains("canary")
+        !said.contains("canary") && !format!("{relay:?}", relay = relay.store).contains("canary")
     );
 
     let right = host(&server, ", \"user\": \"relay\", \"password\": \"right\"");
     let relay = Relay::start(dir.path(), &right).ready().await;
-    put(&relay.nats, "a", "1").await;
+    put(&relay.store, "a", "1").await;
 }
 
 #[tokio::test]
@@ -322,12 +260,12 @@ async fn what_the_user_may_not_do_is_denied() {
     let relay = Relay::start(dir.path(), &json).ready().await;
     let is_denied = |error: &ClusterError| matches!(error, ClusterError::Denied(_));
 
-    put(&relay.nats, "open/x", "1").await;
-    let put = relay.nats.put(&key("secret/x"), "1".into()).await;
+    put(&relay.store, "open/x", "1").await;
+    let put = relay.store.put(&key("secret/x"), "1".into()).await;
     assert!(put.as_ref().is_err_and(is_denied), "{put:?}");
-    let heard = relay.nats.subscribe(&prefix("secret")).await;
+    let heard = relay.store.subscribe(&prefix("secret")).await;
     assert!(heard.as_ref().is_err_and(is_denied), "{heard:?}");
-    let mut watch = relay.nats.watch(&prefix("open")).await.expect("a watch");
+    let mut watch = relay.store.watch(&prefix("open")).await.expect("a watch");
     let told = soon("the watch ends", watch.next()).await;
     assert!(told.as_ref().is_err_and(is_denied), "{told:?}");
 }
@@ -367,7 +305,7 @@ async fn hosts_are_tried_in_turn() {
         server.address()
     );
     let relay = Relay::start(dir.path(), &json).ready().await;
-    put(&relay.nats, "a", "1").await;
+    put(&relay.store, "a", "1").await;
 }
 
 #[tokio::test]
@@ -387,7 +325,7 @@ async fn tls_is_asked_for_and_the_wrong_server_is_not_believed() {
     };
 
     let relay = Relay::start(dir.path(), &with_ca(&ca)).ready().await;
-    put(&relay.nats, "a", "1").await;
+    put(&relay.store, "a", "1").await;
     let relay = Relay::start(dir.path(), &with_ca(&other_ca));
     relay.fails_at(Step::Tls).await;
     let pinned = |certificate: &Certificate| {
@@ -410,20 +348,20 @@ async fn namespaces_share_a_broker_and_nothing_else() {
     let named = |name: &str| host(&server, &format!(", \"namespace\": \"{name}\""));
     let one = Relay::start(dir.path(), &named("one")).ready().await;
     let other = Relay::start(dir.path(), &named("other")).ready().await;
-    let mut heard = other.nats.subscribe(&prefix("t")).await.expect("listens");
+    let mut heard = other.store.subscribe(&prefix("t")).await.expect("listens");
 
-    put(&one.nats, "a", "1").await;
-    one.nats
+    put(&one.store, "a", "1").await;
+    one.store
         .publish(&key("t/x"), "one".into())
         .await
         .expect("published");
     other
-        .nats
+        .store
         .publish(&key("t/x"), "other".into())
         .await
         .expect("published");
 
-    assert_eq!(other.nats.get(&key("a")).await, Ok(None));
+    assert_eq!(other.store.get(&key("a")).await, Ok(None));
     let Some(Delivery::Message(message)) = soon("a message comes", heard.next()).await else {
         panic!("a message comes first");
     };
@@ -435,7 +373,7 @@ async fn namespaces_share_a_broker_and_nothing_else() {
 async fn an_empty_bucket_is_an_empty_snapshot() {
     let (dir, server) = single(NatsVersion::Current, "");
     let relay = Relay::start(dir.path(), &host(&server, "")).ready().await;
-    let mut watch = relay.nats.watch(&prefix("w")).await.expect("a watch");
+    let mut watch = relay.store.watch(&prefix("w")).await.expect("a watch");
     let first = soon("the snapshot comes", watch.next()).await;
     assert_eq!(first, Ok(Change::Snapshot(Vec::new())));
 }

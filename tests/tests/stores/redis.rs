@@ -1,16 +1,11 @@
 //! Redis: the suite on Debian's server, and what happens when servers go, refuse or are not what they should be.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 
 use sallyport_cluster::{
-    Broker, Bus as _, Change, ClusterError, Delivery, Limits, Prefix, Progress, Redis, Step,
-    Store as _,
+    Bus as _, Change, ClusterError, Delivery, Limits, Prefix, Progress, Redis, Step, Store as _,
 };
-use sallyport_ops::Tasks;
 use sallyport_tests::broker::RedisServer;
 use sallyport_tests::service::Certificate;
 use sallyport_tests::{Port, run_ok};
@@ -19,74 +14,19 @@ use tempfile::TempDir;
 use crate::certificates::{issued, pin};
 use crate::conformance;
 use crate::pair::{Pair, key, limits, look_again, prefix, put, soon};
+use crate::relay::{broker, pair_with};
 use crate::watches::Known;
 
 conformance!(pair().await);
 
-/// A relay's handle, whose tasks end with it.
-struct Relay {
-    redis: Redis,
-    tasks: Tasks,
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        self.tasks.stop();
-    }
-}
-
-fn broker(folder: &Path, json: &str) -> Broker {
-    let path = folder.join("broker.json");
-    fs::write(&path, json).expect("the folder is writable");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("our own file");
-    Broker::load(&path).expect("a good file")
-}
-
-impl Relay {
-    /// One that reads this `broker.json`.
-    fn start(folder: &Path, json: &str) -> Self {
-        let broker = broker(folder, json);
-        let tls = broker.client_config().expect("good certificates");
-        let tasks = Tasks::new();
-        let redis = Redis::start(broker, tls, limits(), &tasks);
-        Self { redis, tasks }
-    }
-
-    async fn is(&self, what: &str, holds: impl Fn(&Progress) -> bool) -> Progress {
-        let holding = async {
-            loop {
-                let progress = self.redis.progress();
-                if holds(&progress) {
-                    return progress;
-                }
-                look_again().await;
-            }
-        };
-        soon(what, holding).await
-    }
-
-    async fn ready(self) -> Self {
-        self.is("the broker lets us in", |now| *now == Progress::Ready)
-            .await;
-        self
-    }
-
-    /// The step at which it fails, with the text.
-    async fn fails_at(&self, step: Step) -> String {
-        let fails = |now: &Progress| matches!(now, Progress::Failing(at) if at.step == step);
-        self.is(&format!("it fails at {step}"), fails)
-            .await
-            .to_string()
-    }
-}
+/// A relay whose broker is Redis.
+type Relay = crate::relay::Relay<Redis>;
 
 pub(crate) async fn pair() -> Pair {
     let (dir, server) = single("");
     let json = host(&server, "");
-    let one = Relay::start(dir.path(), &json).ready().await;
-    let other = Relay::start(dir.path(), &json).ready().await;
-    let handles = (Arc::new(one.redis.clone()), Arc::new(other.redis.clone()));
-    Pair::new(handles.0, handles.1, (one, other, server, dir))
+    let path = dir.path().to_owned();
+    pair_with::<Redis>(&path, &json, (server, dir)).await
 }
 
 fn single(more: &str) -> (TempDir, RedisServer) {
@@ -112,21 +52,21 @@ async fn nothing_waits_for_a_broker_that_is_not_there_yet() {
     let relay = Relay::start(dir.path(), &host(&server, ""));
     let said = relay.fails_at(Step::Tcp).await;
     assert!(said.contains(&server.address()), "{said}");
-    let read = relay.redis.get(&key("a")).await;
+    let read = relay.store.get(&key("a")).await;
     assert!(
         matches!(&read, Err(ClusterError::Unreachable(text)) if text.contains("tcp")),
         "{read:?}"
     );
-    let mut watch = relay.redis.watch(&prefix("w")).await.expect("it waits");
-    let mut heard = relay.redis.subscribe(&prefix("t")).await.expect("it waits");
+    let mut watch = relay.store.watch(&prefix("w")).await.expect("it waits");
+    let mut heard = relay.store.subscribe(&prefix("t")).await.expect("it waits");
 
     server.resume();
 
     let relay = relay.ready().await;
-    put(&relay.redis, "w/a", "1").await;
+    put(&relay.store, "w/a", "1").await;
     Known::default().until(&mut watch, "w/a", Some("1")).await;
     // it listened before the broker was ready, so the first message is heard
-    let said = relay.redis.publish(&key("t/x"), "hello".into()).await;
+    let said = relay.store.publish(&key("t/x"), "hello".into()).await;
     said.expect("published");
     let hearing = async { while !matches!(heard.next().await, Some(Delivery::Message(_))) {} };
     soon("it is heard", hearing).await;
@@ -137,10 +77,10 @@ async fn a_watch_and_a_subscription_outlive_the_server() {
     let (dir, mut server) = single("");
     let json = host(&server, "");
     let relay = Relay::start(dir.path(), &json).ready().await;
-    put(&relay.redis, "w/kept", "1").await;
-    put(&relay.redis, "w/gone", "1").await;
-    let mut watch = relay.redis.watch(&prefix("w")).await.expect("a watch");
-    let mut heard = relay.redis.subscribe(&prefix("t")).await.expect("listens");
+    put(&relay.store, "w/kept", "1").await;
+    put(&relay.store, "w/gone", "1").await;
+    let mut watch = relay.store.watch(&prefix("w")).await.expect("a watch");
+    let mut heard = relay.store.subscribe(&prefix("t")).await.expect("listens");
     let mut known = Known::default();
     known.until(&mut watch, "w/gone", Some("1")).await;
 
@@ -150,9 +90,9 @@ async fn a_watch_and_a_subscription_outlive_the_server() {
     server.resume();
     // another relay is back first and changes what the watcher knows
     let other = Relay::start(dir.path(), &json).ready().await;
-    let gone = other.redis.delete(&key("w/gone"), None).await;
+    let gone = other.store.delete(&key("w/gone"), None).await;
     gone.expect("deleted");
-    put(&other.redis, "w/new", "2").await;
+    put(&other.store, "w/new", "2").await;
 
     known.until(&mut watch, "w/new", Some("2")).await;
     known.until(&mut watch, "w/gone", None).await;
@@ -161,7 +101,7 @@ async fn a_watch_and_a_subscription_outlive_the_server() {
         soon("the gap is told", heard.next()).await,
         Some(Delivery::Gap)
     );
-    let said = other.redis.publish(&key("t/x"), "again".into()).await;
+    let said = other.store.publish(&key("t/x"), "again".into()).await;
     said.expect("published");
     let delivery = soon("it hears again", heard.next()).await;
     assert!(
@@ -180,7 +120,7 @@ async fn a_killed_server_loses_nothing_that_was_acknowledged() {
             loop {
                 let value = (acknowledged + 1).to_string();
                 let at = key(&format!("kept/{round}/{value}"));
-                match relay.redis.put(&at, value.into()).await {
+                match relay.store.put(&at, value.into()).await {
                     Ok(_) => acknowledged += 1,
                     Err(error) => {
                         assert!(error.is_passing(), "{error}");
@@ -191,7 +131,7 @@ async fn a_killed_server_loses_nothing_that_was_acknowledged() {
         };
         let killing = async {
             let some = prefix(&format!("kept/{round}"));
-            while relay.redis.list(&some).await.expect("listed").len() < 20 {
+            while relay.store.list(&some).await.expect("listed").len() < 20 {
                 look_again().await;
             }
             server.kill();
@@ -202,7 +142,7 @@ async fn a_killed_server_loses_nothing_that_was_acknowledged() {
         relay.is("it is back", |now| *now == Progress::Ready).await;
 
         let some = prefix(&format!("kept/{round}"));
-        let found = relay.redis.list(&some).await.expect("listed").len();
+        let found = relay.store.list(&some).await.expect("listed").len();
         let found = u64::try_from(found).expect("few");
         // the change that was under way may have been made
         assert!(
@@ -217,15 +157,15 @@ async fn a_store_that_is_emptied_is_told_as_it_is() {
     let (dir, server) = single("");
     let relay = Relay::start(dir.path(), &host(&server, "")).ready().await;
     for _ in 0..5 {
-        put(&relay.redis, "w/a", "1").await;
+        put(&relay.store, "w/a", "1").await;
     }
-    let mut watch = relay.redis.watch(&prefix("w")).await.expect("a watch");
+    let mut watch = relay.store.watch(&prefix("w")).await.expect("a watch");
     let mut known = Known::default();
     known.until(&mut watch, "w/a", Some("1")).await;
 
     cli(&server, &["flushall"]);
     let other = Relay::start(dir.path(), &host(&server, "")).ready().await;
-    put(&other.redis, "w/b", "2").await;
+    put(&other.store, "w/b", "2").await;
 
     // its number is lower than those that the watcher has seen
     known.until(&mut watch, "w/b", Some("2")).await;
@@ -236,21 +176,21 @@ async fn a_store_that_is_emptied_is_told_as_it_is() {
 async fn a_server_without_memory_left_refuses_changes_and_lets_values_go() {
     let (dir, server) = single("");
     let relay = Relay::start(dir.path(), &host(&server, "")).ready().await;
-    let first = put(&relay.redis, "a", "1").await;
+    let first = put(&relay.store, "a", "1").await;
 
     cli(&server, &["config", "set", "maxmemory", "1"]);
 
     // a relay that comes now is let in as well
     let relay = Relay::start(dir.path(), &host(&server, "")).ready().await;
-    let refused = relay.redis.put(&key("b"), "1".into()).await;
+    let refused = relay.store.put(&key("b"), "1".into()).await;
     assert!(
         matches!(&refused, Err(ClusterError::Unreachable(text)) if text.contains("OOM")),
         "{refused:?}"
     );
-    assert_eq!(relay.redis.get(&key("b")).await, Ok(None));
-    let deleted = relay.redis.delete(&key("a"), Some(first)).await;
+    assert_eq!(relay.store.get(&key("b")).await, Ok(None));
+    let deleted = relay.store.delete(&key("a"), Some(first)).await;
     assert_eq!(deleted, Ok(()));
-    assert_eq!(relay.redis.get(&key("a")).await, Ok(None));
+    assert_eq!(relay.store.get(&key("a")).await, Ok(None));
 }
 
 #[tokio::test]
@@ -260,15 +200,15 @@ async fn a_long_list_comes_in_pages_and_whole() {
     let large: bytes::Bytes = vec![7; Limits::default().value].into();
     for n in 0..6 {
         let at = key(&format!("large/{n}"));
-        relay.redis.put(&at, large.clone()).await.expect("put");
+        relay.store.put(&at, large.clone()).await.expect("put");
     }
     for n in 0..600 {
-        put(&relay.redis, &format!("many/{n:03}"), "x").await;
+        put(&relay.store, &format!("many/{n:03}"), "x").await;
     }
 
-    let listed = relay.redis.list(&prefix("large")).await.expect("listed");
+    let listed = relay.store.list(&prefix("large")).await.expect("listed");
     assert!(listed.len() == 6 && listed.iter().all(|entry| entry.value == large));
-    let listed = relay.redis.list(&Prefix::all()).await.expect("listed");
+    let listed = relay.store.list(&Prefix::all()).await.expect("listed");
     let keys: Vec<_> = listed.into_iter().map(|entry| entry.key).collect();
     assert_eq!(keys.len(), 606);
     assert!(keys.is_sorted());
@@ -278,7 +218,7 @@ async fn a_long_list_comes_in_pages_and_whole() {
 async fn a_subscription_that_is_dropped_listens_no_more() {
     let (dir, server) = single("");
     let relay = Relay::start(dir.path(), &host(&server, "")).ready().await;
-    let heard = relay.redis.subscribe(&prefix("t")).await.expect("listens");
+    let heard = relay.store.subscribe(&prefix("t")).await.expect("listens");
     let patterns = || cli(&server, &["pubsub", "numpat"]).trim().to_owned();
     assert_eq!(patterns(), "2", "ours, and that of answers");
 
@@ -302,12 +242,12 @@ async fn a_wrong_password_fails_at_the_credentials_and_is_not_shown() {
         let wrong = host(&server, &format!("{user}, \"password\": \"canary\""));
         let relay = Relay::start(dir.path(), &wrong);
         let said = relay.fails_at(Step::Credentials).await;
-        let shown = format!("{said} {redis:?}", redis = relay.redis);
+        let shown = format!("{said} {redis:?}", redis = relay.store);
         assert!(!shown.contains("canary"), "{shown}");
 
         let right = host(&server, &format!("{user}, \"password\": \"right\""));
         let relay = Relay::start(dir.path(), &right).ready().await;
-        put(&relay.redis, "a", "1").await;
+        put(&relay.store, "a", "1").await;
     }
 }
 
@@ -319,23 +259,23 @@ async fn what_the_user_may_not_do_is_denied() {
     let json = host(&server, &user("relay"));
     let relay = Relay::start(dir.path(), &json).ready().await;
     let is_denied = |error: &ClusterError| matches!(error, ClusterError::Denied(_));
-    put(&relay.redis, "a/x", "1").await;
+    put(&relay.store, "a/x", "1").await;
 
     cli(
         &server,
         &["acl", "setuser", "relay", "-publish", "-psubscribe"],
     );
 
-    let said = relay.redis.publish(&key("t/x"), "?".into()).await;
+    let said = relay.store.publish(&key("t/x"), "?".into()).await;
     assert!(said.as_ref().is_err_and(is_denied), "{said:?}");
     // what cannot be told to those who watch is not done
-    let put = relay.redis.put(&key("a/x"), "2".into()).await;
+    let put = relay.store.put(&key("a/x"), "2".into()).await;
     assert!(put.as_ref().is_err_and(is_denied), "{put:?}");
-    let kept = relay.redis.get(&key("a/x")).await.expect("read");
+    let kept = relay.store.get(&key("a/x")).await.expect("read");
     assert!(kept.is_some_and(|entry| entry.value == "1"));
-    let heard = relay.redis.subscribe(&prefix("t")).await;
+    let heard = relay.store.subscribe(&prefix("t")).await;
     assert!(heard.as_ref().is_err_and(is_denied), "{heard:?}");
-    let mut watch = relay.redis.watch(&prefix("a")).await.expect("a watch");
+    let mut watch = relay.store.watch(&prefix("a")).await.expect("a watch");
     let told = soon("the watch ends", watch.next()).await;
     assert!(told.as_ref().is_err_and(is_denied), "{told:?}");
 
@@ -353,7 +293,7 @@ async fn a_replica_is_refused_and_its_primary_is_found() {
     let replica = RedisServer::start(&dir.path().join("replica"), &replicaof);
     let relay = Relay::start(dir.path(), &host(&replica, ""));
     let synced = async {
-        while !relay.redis.progress().to_string().contains("its primary") {
+        while !relay.store.progress().to_string().contains("its primary") {
             look_again().await;
         }
     };
@@ -366,7 +306,7 @@ async fn a_replica_is_refused_and_its_primary_is_found() {
         primary.address()
     );
     let relay = Relay::start(dir.path(), &json).ready().await;
-    put(&relay.redis, "a", "1").await;
+    put(&relay.store, "a", "1").await;
 
     let copying = async {
         while cli(&replica, &["hexists", "sallyport.values", "a"]).trim() != "1" {
@@ -381,7 +321,7 @@ async fn a_replica_is_refused_and_its_primary_is_found() {
     relay.fails_at(Step::Storage).await;
     cli(&replica, &["replicaof", "no", "one"]);
     let relay = relay.ready().await;
-    let kept = relay.redis.get(&key("a")).await.expect("read");
+    let kept = relay.store.get(&key("a")).await.expect("read");
     assert!(kept.is_some_and(|entry| entry.value == "1"));
 }
 
@@ -433,7 +373,7 @@ async fn tls_is_asked_for_and_the_wrong_server_is_not_believed() {
     };
 
     let relay = Relay::start(dir.path(), &with_ca(&ca)).ready().await;
-    put(&relay.redis, "a", "1").await;
+    put(&relay.store, "a", "1").await;
     let relay = Relay::start(dir.path(), &with_ca(&other_ca));
     relay.fails_at(Step::Tls).await;
     let pinned = |certificate: &Certificate| {
@@ -456,25 +396,25 @@ async fn namespaces_share_a_broker_and_nothing_else() {
     let named = |name: &str| host(&server, &format!(", \"namespace\": \"{name}\""));
     let one = Relay::start(dir.path(), &named("one")).ready().await;
     let other = Relay::start(dir.path(), &named("other")).ready().await;
-    let mut heard = other.redis.subscribe(&prefix("t")).await.expect("listens");
-    let mut watch = other.redis.watch(&prefix("w")).await.expect("a watch");
+    let mut heard = other.store.subscribe(&prefix("t")).await.expect("listens");
+    let mut watch = other.store.watch(&prefix("w")).await.expect("a watch");
     let first = soon("the snapshot comes", watch.next()).await;
     assert_eq!(first, Ok(Change::Snapshot(Vec::new())));
 
-    put(&one.redis, "w/a", "1").await;
-    put(&other.redis, "w/b", "2").await;
+    put(&one.store, "w/a", "1").await;
+    put(&other.store, "w/b", "2").await;
     let (at, said) = (key("t/x"), |text: &'static str| text.into());
-    one.redis
+    one.store
         .publish(&at, said("one"))
         .await
         .expect("published");
     other
-        .redis
+        .store
         .publish(&at, said("other"))
         .await
         .expect("published");
 
-    assert_eq!(other.redis.get(&key("w/a")).await, Ok(None));
+    assert_eq!(other.store.get(&key("w/a")).await, Ok(None));
     let change = soon("a change comes", watch.next()).await;
     assert!(
         matches!(&change, Ok(Change::Put(entry)) if entry.key == key("w/b")),

@@ -53,7 +53,7 @@ impl Follower {
         }
         self.ear.forget();
         let listed = commands.list(&self.redis.0.names, &self.prefix).boxed();
-        let (entries, shown) = self.redis.within(listed).await?;
+        let (entries, shown) = self.redis.0.turns.take(listed).await?;
         self.shown = Some(shown);
         Ok(Change::Snapshot(entries))
     }
