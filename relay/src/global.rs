@@ -2,6 +2,7 @@
 //! otherwise keeps what it had, also over a restart.
 
 mod order;
+mod functions;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -760,3 +760,40 @@ async fn found(relay: &Relay) -> (u64, String, u64) {
     let parts = store.list(&parts).await.expect("listed").len();
     (epoch, fills.remove(0), u64::try_from(parts).expect("few"))
 }
+
+#[test]
+fn a_function_that_is_none_is_refused_by_name_and_line() {
+    let site = Site::new();
+    let mut relay = up(site.relay_stopped("n1", &[], ""));
+    let objects = json!({
+        "metrics": { "good": function("() => 1"), "bad": function("function() {\n  return (;\n}") },
+        "scripts": { "none": { "kind": "javascript", "source": "42" } },
+    });
+    let from = folder(&site, "broken", &objects);
+    let import = ["import", "--dir", text(&from)];
+    let draft = site.path().join("draft.js");
+    fs::write(&draft, "function(input) { return").expect("writable");
+
+    for dry_run in [&["--dry-run"][..], &[]] {
+        let (_, said) = refused(&relay, &[&import, dry_run].concat());
+        assert!(
+            said.contains("metrics/bad: `source`") && said.contains("line 2"),
+            "{said}"
+        );
+        assert!(
+            said.contains("scripts/none") && !said.contains("good"),
+            "{said}"
+        );
+    }
+    let edited = relay.command(&["scripts", "edit", "draft", "--file", text(&draft)]);
+    let (code, said) = self::said(&edited);
+    assert!(code != Some(0) && said.contains("scripts/draft"), "{said}");
+    assert_eq!(status(&relay)["epoch"], 0, "nothing was changed");
+
+    assert!(relay.daemon().terminate().success());
+    let (_, said) = refused(&relay, &import);
+    assert!(
+        said.contains("metrics/bad"),
+        "without a running relay: {said}"
+    );
+}

@@ -15,7 +15,7 @@ pub use crate::seal::Seal;
 pub use bundle::{Bundle, BundleError, Change, Difference, Fault, Faults, MOST_BYTES, Object};
 pub use epochs::{Applied, EpochError, Epochs, Outcome, Put, pointers};
 pub use kinds::{
-    CHAIN_NAMES, CHAINS, MOST_IN_CHAIN, MOST_SOURCE, ON_SCRIPT_FAILURE, PLACEMENT, PREDEFINED,
-    QUEUE_SETTING, SCRIPTS, SETTINGS, chained, names as kinds,
+    CHAIN_NAMES, CHAINS, METRICS, MOST_IN_CHAIN, MOST_SOURCE, ON_SCRIPT_FAILURE, PLACEMENT,
+    PREDEFINED, QUEUE_SETTING, SCRIPTS, SETTINGS, chained, names as kinds,
 };
 pub use pointer::{Content, Record};

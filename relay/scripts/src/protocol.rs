@@ -81,6 +81,9 @@ pub(crate) struct Call {
     /// Whether the functions may ask for commands and processes.
     #[prost(bool, tag = "6")]
     pub(crate) asks: bool,
+    /// Whether the functions are only compiled, and not called.
+    #[prost(bool, tag = "7")]
+    pub(crate) compiles: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sallyport_ops::{Programs, Tasks};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info_span, warn};
@@ -96,6 +96,27 @@ impl Scripts {
             None => Err(Fault::Died("it reported nothing".to_owned())),
         };
         called.map_err(|fault| fault.of(&script.name))
+    }
+
+    /// Compiles one function without calling it.
+    ///
+    /// # Errors
+    /// [`Fault::NotAFunction`] if it could never be called; any other fault is of the text's own first steps, or of the
+    /// workers.
+    pub async fn compile(&self, script: &Script) -> Result<(), Fault> {
+        let moment = Moment { now: 0, seed: 0 };
+        let call = Call {
+            compiles: true,
+            ..order(std::slice::from_ref(script), &json!({}), moment)
+        };
+        let ended = self.pool.take_turn(call, Work::Value(None)).await?;
+        let ended = ended.into_iter().next();
+        match ended.map(|ended| ended.outcome) {
+            Some(Ok(Outcome::Pass(_))) => Ok(()),
+            Some(Ok(outcome)) => Err(out_of_turn(&outcome)),
+            Some(Err(fault)) => Err(fault),
+            None => Err(Fault::Died("it reported nothing".to_owned())),
+        }
     }
 
     /// Lets the functions of `chain` choose one of `servers`, one after the other, until one names a server or fails.

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::functions;
+
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -83,9 +85,13 @@ pub async fn perform(order: Order, epochs: &Epochs) -> Result<Value, EpochError>
         }
         Order::Import { bundle, dry_run } => {
             let bundle = Bundle::from_value(bundle)?;
+            Box::pin(functions::compile(&functions::of_bundle(&bundle))).await?;
             Ok(shown(&epochs.import(&bundle, dry_run).await?))
         }
-        Order::Put { put, dry_run } => Ok(shown(&epochs.put(&put, dry_run).await?)),
+        Order::Put { put, dry_run } => {
+            Box::pin(functions::compile(&functions::of_put(&put))).await?;
+            Ok(shown(&epochs.put(&put, dry_run).await?))
+        }
         Order::At { epoch } => {
             let bundle = Bundle::empty().with(&epochs.at(epoch).await?);
             Ok(json!({ "epoch": epoch, "bundle": bundle.to_value() }))

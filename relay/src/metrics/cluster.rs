@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sallyport_cluster::global::{Applied, Object};
+use sallyport_cluster::global::{Applied, METRICS, Object};
 use sallyport_scripts::metrics::Metric;
 use sallyport_scripts::{Folders, Script};
 use serde_json::Value;
@@ -19,9 +19,6 @@ use crate::config::MetricsConfig;
 
 /// How often it is looked whether the programs may be run.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// The kind of objects that metrics are.
-const KIND: &str = "metrics";
 
 /// Follows the configuration for ever.
 pub(super) async fn follow(
@@ -67,7 +64,7 @@ fn tell(epoch: u64, defined: &Defined) {
 /// What an epoch defines. It waits for the disks that programs lie on.
 fn look(applied: &Applied, config: &MetricsConfig, folders: &Folders) -> Defined {
     let mut defined = Defined::default();
-    for (name, object) in applied.bundle.objects(KIND) {
+    for (name, object) in applied.bundle.objects(METRICS) {
         if object.get("enabled") == Some(&Value::Bool(false)) {
             continue;
         }

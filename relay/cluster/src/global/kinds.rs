@@ -36,6 +36,9 @@ const WAITING: RangeInclusive<u64> = 0..=10_000;
 /// What [`PLACEMENT`] may say: the user hears of it, or what is built in decides.
 pub const ON_SCRIPT_FAILURE: [&str; 2] = ["error", "builtin"];
 
+/// The kind of functions and programs whose values nodes tell of themselves.
+pub const METRICS: &str = "metrics";
+
 /// The kind of load-balancing functions and programs.
 pub const SCRIPTS: &str = "scripts";
 
@@ -80,7 +83,7 @@ const KINDS: &[Kind] = &[
         check: chain,
     },
     Kind {
-        name: "metrics",
+        name: METRICS,
         most: 64,
         check: metric,
     },

@@ -61,7 +61,12 @@ impl<'js> Run<'js> {
             let begun = Instant::now();
             outside.begun();
             self.clock.start();
-            let ended = self.one(script, call.servers.is_some());
+            let ended = if call.compiles {
+                self.compile(script)
+                    .map(|_function| Outcome::Pass(Empty {}))
+            } else {
+                self.one(script, call.servers.is_some())
+            };
             self.clock.stop();
             let broken = matches!(&ended, Err(wrong) if leaves_traces(wrong));
             let undecided = matches!(&ended, Ok(Outcome::Pass(_) | Outcome::Servers(_)));
