@@ -777,7 +777,7 @@ fn a_function_that_is_none_is_refused_by_name_and_line() {
     for dry_run in [&["--dry-run"][..], &[]] {
         let (_, said) = refused(&relay, &[&import, dry_run].concat());
         assert!(
-            said.contains("metrics/bad: `source`") && said.contains("line 2"),
+            said.contains("metrics/bad: `source`") && said.contains("bad:2:"),
             "{said}"
         );
         assert!(
