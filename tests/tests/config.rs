@@ -176,12 +176,12 @@ fn a_node_alone_has_its_configuration_with_and_without_its_relay() {
     let first = folder(
         &site,
         "first",
-        &json!({ "metrics": { "licences": function("1"), "load": function("2") } }),
+        &json!({ "metrics": { "licences": function("() => 1"), "load": function("() => 2") } }),
     );
     let second = folder(
         &site,
         "second",
-        &json!({ "metrics": { "licences": function("3") }, "settings": {} }),
+        &json!({ "metrics": { "licences": function("() => 3") }, "settings": {} }),
     );
     let mut relay = site.relay_stopped("n1", &[], "");
     assert_eq!(json(&relay, &["history"]), json!([]));
@@ -238,7 +238,7 @@ fn doctor_says_which_epoch_a_node_works_with() {
     let first = folder(
         &site,
         "first",
-        &json!({ "metrics": { "m": function("1") } }),
+        &json!({ "metrics": { "m": function("() => 1") } }),
     );
     let mut relay = up(site.relay_stopped("n1", &[], ""));
     assert_eq!(doctor(&relay), finds("ok", "there is none yet"));
@@ -254,11 +254,15 @@ fn doctor_says_which_epoch_a_node_works_with() {
 #[test]
 fn a_mistake_is_named_and_nothing_is_applied() {
     let site = Site::new();
-    let good = folder(&site, "good", &json!({ "metrics": { "m": function("1") } }));
+    let good = folder(
+        &site,
+        "good",
+        &json!({ "metrics": { "m": function("() => 1") } }),
+    );
     let wrong = folder(
         &site,
         "wrong",
-        &json!({ "metrics": { "m": function("2"), "x": { "kind": "executable", "path": "x", "enabled": true } }, "roles": {} }),
+        &json!({ "metrics": { "m": function("() => 2"), "x": { "kind": "executable", "path": "x", "enabled": true } }, "roles": {} }),
     );
     let relay = up(site.relay_stopped("n1", &[], ""));
     import(&relay, &good, &[]);
@@ -311,7 +315,7 @@ fn what_is_carried_from_store_to_store_stays_the_same_bytes() {
         "from",
         &json!({
             "settings": { "history": { "keep": 5 } },
-            "metrics": { "b": function("\u{e4}\n\"b\""), "a": { "enabled": false, "path": "/bin/a", "kind": "executable" } },
+            "metrics": { "b": function("() =>\n\"\u{e4}\""), "a": { "enabled": false, "path": "/bin/a", "kind": "executable" } },
         }),
     );
     let alone = site.relay_stopped("alone", &[], "");
@@ -335,7 +339,7 @@ fn what_is_carried_from_store_to_store_stays_the_same_bytes() {
     let other = folder(
         &site,
         "other",
-        &json!({ "metrics": { "c": function("3") }, "settings": {} }),
+        &json!({ "metrics": { "c": function("() => 3") }, "settings": {} }),
     );
     import(&back, &other, &[]);
     import(&back, &carried, &["--only", "settings"]);
@@ -350,7 +354,7 @@ fn what_is_carried_from_store_to_store_stays_the_same_bytes() {
     });
     assert_eq!(
         Value::from(objects),
-        json!({ "metrics": { "c": function("3") }, "settings": { "history": { "keep": 5 } } })
+        json!({ "metrics": { "c": function("() => 3") }, "settings": { "history": { "keep": 5 } } })
     );
 }
 
@@ -360,12 +364,12 @@ fn all_nodes_reach_a_new_epoch_and_none_goes_back() {
     let first = folder(
         &site,
         "first",
-        &json!({ "metrics": { "m": function("1") } }),
+        &json!({ "metrics": { "m": function("() => 1") } }),
     );
     let second = folder(
         &site,
         "second",
-        &json!({ "metrics": { "m": function("2") } }),
+        &json!({ "metrics": { "m": function("() => 2") } }),
     );
     let mut shared = Shared::new(&site, &["n1", "n2"]).started();
     import(&shared.relays[0], &first, &[]);
@@ -555,7 +559,7 @@ fn wait_fault(shared: &Shared, part: &str, epoch: u64) {
 #[test]
 fn a_forged_configuration_is_refused_and_the_last_good_one_stays() {
     let site = Site::new();
-    let metric = |source| json!({ "metrics": { "m": function(source) } });
+    let metric = |value| json!({ "metrics": { "m": function(&format!("() => '{value}'")) } });
     let good = folder(&site, "good", &metric("good"));
     let next = folder(&site, "next", &metric("next"));
     let evil = json!({ "format": "sallyport-config/1", "objects": metric("evil") });
@@ -591,10 +595,10 @@ fn a_forged_configuration_is_refused_and_the_last_good_one_stays() {
 fn what_was_good_once_is_not_good_again() {
     let site = Site::new();
     let shared = Shared::new(&site, &["n1", "n2"]).started();
-    for (number, source) in [(1, "one"), (2, "two")] {
+    for (number, source) in [(1, "() => 1"), (2, "() => 2")] {
         let from = folder(
             &site,
-            source,
+            &number.to_string(),
             &json!({ "metrics": { "m": function(source) } }),
         );
         import(&shared.relays[0], &from, &[]);
@@ -623,7 +627,7 @@ fn a_key_that_it_was_signed_with_can_be_revoked() {
     let good = folder(
         &site,
         "good",
-        &json!({ "metrics": { "m": function("good") } }),
+        &json!({ "metrics": { "m": function("() => 'good'") } }),
     );
     let shared = Shared::new(&site, &["n1"]).started();
     let relay = &shared.relays[0];
@@ -670,10 +674,11 @@ impl Shared {
 /// So often an import is killed.
 const KILLS: u32 = 60;
 
-/// Of several parts, in an order that keeps two epochs beside the newest.
+/// Of several parts, in an order that keeps two epochs beside the newest. Each function has an argument with a long name.
 fn large(fill: &str) -> Value {
+    let source = format!("{} => 0", fill.repeat(60 << 10));
     let metrics: serde_json::Map<String, Value> = (0..10)
-        .map(|number| (format!("m{number}"), function(&fill.repeat(60 << 10))))
+        .map(|number| (format!("m{number}"), function(&source)))
         .collect();
     json!({ "metrics": metrics, "settings": { "history": { "keep": 3 } } })
 }
@@ -786,7 +791,7 @@ fn a_function_that_is_none_is_refused_by_name_and_line() {
         );
     }
     let edited = relay.command(&["scripts", "edit", "draft", "--file", text(&draft)]);
-    let (code, said) = self::said(&edited);
+    let (code, said) = said(&edited);
     assert!(code != Some(0) && said.contains("scripts/draft"), "{said}");
     assert_eq!(status(&relay)["epoch"], 0, "nothing was changed");
 
