@@ -9,15 +9,16 @@ fn call() -> impl Strategy<Value = Call> {
     let servers =
         (vec(put, 0..4), vec(any::<u32>(), 0..9)).prop_map(|(put, list)| Servers { put, list });
     let scripts = vec(source, 0..4);
-    let rest = (any::<u64>(), any::<u64>(), any::<bool>());
+    let rest = (any::<u64>(), any::<u64>(), any::<[bool; 2]>());
     (scripts, ".*", proptest::option::of(servers), rest).prop_map(
-        |(scripts, input, servers, (now, seed, asks))| Call {
+        |(scripts, input, servers, (now, seed, [asks, compiles]))| Call {
             scripts,
             input,
             servers,
             now,
             seed,
             asks,
+            compiles,
         },
     )
 }
