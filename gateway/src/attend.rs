@@ -172,6 +172,7 @@ impl Attendance {
             }
             ControlKind::Rotate(rotate) => self.renew(&rotate).await,
             ControlKind::Ack(_)
+            | ControlKind::Store(_)
             | ControlKind::Advertised(_)
             | ControlKind::Data(_)
             | ControlKind::Ping(_)

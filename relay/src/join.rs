@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use prost::Message as _;
-use sallyport_cluster::{Cluster, NotAKey, Progress};
+use sallyport_cluster::{Cluster, ClusterError, NotAKey, Progress, StoreId};
 use sallyport_link::{ClusterKeys, PeerAddress};
+use sallyport_ops::paced::PacedCauses;
 use sallyport_ops::{Ready, Tasks};
 use sallyport_wire::NodeName;
-use sallyport_wire::message::Advertise;
+use sallyport_wire::message::{Advertise, Store};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
+use tracing::warn;
 
 use crate::advertise;
 use crate::directory::Directory;
@@ -26,6 +29,9 @@ use crate::servers::Describer;
 
 /// The readiness step that says whether store and bus can be used.
 pub const STORE: &str = "store";
+
+/// Between two tries to learn which store it is.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// This node's part in a cluster that a bus joins.
 #[derive(Debug, Clone)]
@@ -169,6 +175,42 @@ fn changes<T: Send + Sync + 'static>(watched: watch::Receiver<T>) -> BoxStream<'
         Some(((), watched))
     };
     stream::unfold(watched, next).boxed()
+}
+
+/// Has the nodes that meet this one hear which store it has. Behind a way that was lost there may be another one.
+pub async fn tell_store_id(cluster: Cluster, peers: Arc<Peers>) {
+    let (store, complaints) = (cluster.store(), PacedCauses::default());
+    let mut changes = cluster.progress_changes();
+    while let Some(now) = changes.next().await {
+        if now != Progress::Ready {
+            continue;
+        }
+        let StoreId { id, made } = loop {
+            match StoreId::of(store.as_ref()).await {
+                Ok(found) => break found,
+                Err(ClusterError::Closed) => return,
+                Err(error) if error.is_passing() => {}
+                Err(error) => complain(&complaints, &error),
+            }
+            sleep(AGAIN_AFTER).await;
+        };
+        let (made_ms, shared) = (made, cluster.is_shared());
+        peers.has_store(Store {
+            id,
+            made_ms,
+            shared,
+        });
+    }
+}
+
+fn complain(complaints: &PacedCauses, error: &ClusterError) {
+    let cause = error.to_string();
+    if let Some(held_back) = complaints.pass(&cause) {
+        warn!(
+            cause,
+            held_back, "it is not known which store this node has"
+        );
+    }
 }
 
 /// Has readiness say how far the way to the store is.

@@ -211,8 +211,8 @@ fn start(config: &Config, owners: &Owners, logging: Logging) -> Result<Running, 
     let local = Arc::new(Local::open(config, &state, &owners.background)?);
     local.drain_with(Arc::clone(&sessions), &owners.background);
     let cluster = Cluster::start(&config.path, &state, Limits::default(), &owners.all)?;
-    tell_store(&cluster, &ready, owners);
     let peers = peers(config, &outfit, &state, owners)?;
+    tell_store(&cluster, &peers, &ready, owners);
     let keys = peers.keys();
     let global = Global::open(&config.node, &cluster, keys.clone(), &state)?;
     global.follow(&owners.background);
@@ -260,10 +260,12 @@ fn follow_gateways(files: Files, outfit: &Arc<Outfit>, owners: &Owners) {
     owners.background.spawn(info_span!("gateways"), following);
 }
 
-/// Has readiness say whether the store can be used.
-fn tell_store(cluster: &Cluster, ready: &Ready, owners: &Owners) {
+/// Has readiness say whether the store can be used, and other nodes hear which one it is.
+fn tell_store(cluster: &Cluster, peers: &Arc<Peers>, ready: &Ready, owners: &Owners) {
     let telling = join::tell_store(cluster.clone(), ready.clone());
     owners.background.spawn(info_span!("store"), telling);
+    let telling = join::tell_store_id(cluster.clone(), Arc::clone(peers));
+    owners.background.spawn(info_span!("store id"), telling);
 }
 
 /// Hears the other nodes, and knows from them where their sessions are.

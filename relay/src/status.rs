@@ -20,6 +20,9 @@ use crate::reservations::is_reserved;
 use crate::servers::{Describer, Servers, switch};
 use crate::sessions::Session;
 
+/// Nodes that are named in one line.
+const SHOWN: usize = 5;
+
 /// What the status is put together from.
 #[derive(Debug)]
 pub struct Sources {
@@ -72,7 +75,7 @@ fn show(sources: &Sources) -> Value {
         "static_data_fault": local.static_data.now().fault,
         "failing_metrics": gauges.failing(),
         "config": { "epoch": global.epoch(), "fault": global.fault() },
-        "store": show_store(&sources.cluster),
+        "store": show_store(&sources.cluster, &sources.peers),
         "reserved": is_reserved(reservations, &outfit.person.node),
         "queue": { "run_by": sources.line.run_by(outfit.person.node.as_str()) },
         "cluster": show_cluster(&sources.servers),
@@ -86,7 +89,16 @@ fn show(sources: &Sources) -> Value {
     status
 }
 
-fn show_store(cluster: &Cluster) -> Value {
+/// Whether it can be used, which it is, and which others the nodes have that are met.
+fn show_store(cluster: &Cluster, peers: &Peers) -> Value {
+    let mut shown = show_progress(cluster);
+    if let (Value::Object(shown), Value::Object(stores)) = (&mut shown, peers.show_stores()) {
+        shown.extend(stores);
+    }
+    shown
+}
+
+fn show_progress(cluster: &Cluster) -> Value {
     let transporter = cluster.transporter().word();
     match cluster.progress() {
         Progress::Ready => json!({ "transporter": transporter, "ready": true }),
@@ -157,6 +169,9 @@ pub fn text(status: &Value) -> String {
     }
     if let Some(missing) = store_text(&status["store"]) {
         let _infallible = writeln!(text, "{missing}");
+    }
+    for other in list(&status["store"], "others") {
+        text.push_str(&other_store_text(other));
     }
     for failure in list(status, "failures") {
         let _infallible = writeln!(
@@ -297,6 +312,27 @@ fn store_text(store: &Value) -> Option<String> {
     ))
 }
 
+/// A store that other nodes have instead of this node's, and what to do about it.
+fn other_store_text(other: &Value) -> String {
+    let cure = word(other, "cure");
+    format!("{}: {cure}\n", other_store(other))
+}
+
+/// Who has a store that is not this node's.
+#[must_use]
+pub fn other_store(other: &Value) -> String {
+    let nodes: Vec<_> = list(other, "nodes").filter_map(Value::as_str).collect();
+    let shown = nodes.iter().take(SHOWN).copied().collect::<Vec<_>>();
+    let more = if nodes.len() > SHOWN { ", ..." } else { "" };
+    let age = if other["older"] == true {
+        "an older"
+    } else {
+        "a newer"
+    };
+    let nodes = Escaped::new(&shown.join(", "), FIELD).to_string();
+    format!("another store than this node's, {age} one, is that of {nodes}{more}")
+}
+
 fn table(status: &Value, key: &str, columns: &[&str]) -> Table {
     let mut table = Table::new(columns);
     for row in list(status, key) {
@@ -335,7 +371,8 @@ mod tests {
             "node": "n1", "version": "1.2.3", "draining": true,
             "files": [{ "path": "/etc/gateway.json", "fault": "not there" }],
             "config": { "epoch": 7, "fault": "not believed; epoch 7 holds" },
-            "store": { "transporter": "nats", "ready": false, "host": "n9:4222", "step": "tcp", "cause": "refused" },
+            "store": { "transporter": "nats", "ready": false, "host": "n9:4222", "step": "tcp", "cause": "refused",
+                "others": [{ "older": true, "nodes": ["n2", "n3"], "cure": "copy broker.json" }] },
             "failures": [{ "gateway": "https://gw", "cause": "dns: no address" }],
             "tunnels": [{ "gateway": "https://other", "id": 7, "transport": "quic", "rtt_ms": 1.26, "draining": false,
                 "kid": "k1", "refused": [{ "session": "desk", "code": "home_taken" }, { "session": "far-0", "code": "out_of_scope" },
@@ -356,6 +393,7 @@ mod tests {
             "gateway file /etc/gateway.json: not there",
             "configuration of the cluster: not believed; epoch 7 holds",
             "store (nats): n9:4222 fails at tcp: refused",
+            "another store than this node's, an older one, is that of n2, n3: copy broker.json",
             "no tunnel to https://gw: dns: no address",
             "session desk is refused by https://other (tunnel 7): home_taken",
             "https://other",

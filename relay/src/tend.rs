@@ -199,6 +199,7 @@ impl Tender {
             ControlKind::Data(data) => self.invited(data),
             ControlKind::Drain(_)
             | ControlKind::Ack(_)
+            | ControlKind::Store(_)
             | ControlKind::Advertise(_)
             | ControlKind::Ping(_)
             | ControlKind::Pong(_)

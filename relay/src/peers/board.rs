@@ -1,6 +1,6 @@
 //! What status shows of peer tunnels. A tunnel's row goes with its [`Row`], however its task ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -83,6 +83,13 @@ impl Board {
         let inner = self.lock();
         let of = inner.rows.values().filter(|row| row.who.node == *node);
         of.map(|row| row.tunnel.clone()).collect()
+    }
+
+    /// The nodes with a tunnel.
+    pub(super) fn nodes(&self) -> BTreeSet<NodeName> {
+        let inner = self.lock();
+        let nodes = inner.rows.values().map(|row| row.who.node.clone());
+        nodes.collect()
     }
 
     /// All of it, for status.

@@ -12,6 +12,7 @@ use sallyport_link::{ClusterKeys, Dialer, Names, PeerAddress, Settings, Tunnel};
 use sallyport_ops::paced::PacedSources;
 use sallyport_ops::{Tasks, Watch};
 use sallyport_wire::NodeName;
+use sallyport_wire::message::Store;
 use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
@@ -26,6 +27,7 @@ use arrive::Visitor;
 use board::{Board, End};
 use known::Known;
 use standing::Standing;
+use stores::Stores;
 use tend::Tended;
 
 pub(crate) mod arrive;
@@ -34,6 +36,7 @@ mod keep;
 mod known;
 mod own;
 mod standing;
+mod stores;
 mod tend;
 
 pub use own::{FORGET, Forget, NAMES, routes};
@@ -64,6 +67,7 @@ pub struct Peers {
     known: Known,
     dialer: Dialer,
     board: Board,
+    stores: Stores,
     refusals: PacedSources,
     last: AtomicU64,
     /// Of tunnels that other nodes hold.
@@ -94,6 +98,7 @@ impl Peers {
             names: trust.names,
             known: Known::new(trust.named),
             board: Board::default(),
+            stores: Stores::default(),
             refusals: PacedSources::default(),
             last: AtomicU64::new(0),
             tasks,
@@ -152,6 +157,17 @@ impl Peers {
         self.credentials().changes()
     }
 
+    /// The store that this node has from now on; those who meet it are told.
+    pub fn has_store(&self, store: Store) {
+        self.stores.has(store);
+    }
+
+    /// Which store this node has, and which others the nodes have that it meets, for status.
+    #[must_use]
+    pub fn show_stores(&self) -> Value {
+        self.stores.show()
+    }
+
     /// The peer tunnels, for status.
     #[must_use]
     pub fn show(&self) -> Value {
@@ -201,13 +217,14 @@ impl Peers {
         }
     }
 
-    /// Lets the names of lost nodes become free in time.
+    /// Lets the names of lost nodes become free in time, and forgets what they told of themselves.
     async fn settle(self: Arc<Self>) {
         let mut ticks = interval(LOOK_EVERY);
         let mut before = Instant::now();
         loop {
             let now = ticks.tick().await;
             self.hop().directory().settle(now, before);
+            self.stores.settle(&self.board.nodes(), now);
             before = now;
         }
     }

@@ -9,7 +9,7 @@ use futures::future::{BoxFuture, Fuse, FusedFuture as _, FutureExt as _};
 use sallyport_link::token::Grant;
 use sallyport_link::{Closed, ClusterKeys, Tunnel, peer};
 use sallyport_ops::Tasks;
-use sallyport_wire::message::{Advertise, Advertised, ControlKind, Drain, Rotate};
+use sallyport_wire::message::{Advertise, Advertised, ControlKind, Drain, Rotate, Store};
 use sallyport_wire::{Code, NodeName};
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
@@ -97,6 +97,7 @@ enum Event {
     RotationDue,
     KeysChanged,
     OffersChanged,
+    StoreChanged(Option<Store>),
     Look,
     Wanted,
     NodeLeaves,
@@ -107,6 +108,7 @@ enum Event {
 struct Signs {
     offers: watch::Receiver<u64>,
     keys: watch::Receiver<Arc<ClusterKeys>>,
+    store: watch::Receiver<Option<Store>>,
     look: Interval,
 }
 
@@ -136,8 +138,10 @@ impl Tender {
         let mut signs = Signs {
             offers: self.peers.outfit.streams.sessions().changes(),
             keys: self.peers.credentials().changes(),
+            store: self.peers.stores.own(),
             look,
         };
+        signs.store.mark_changed();
         self.rotation.renew(&self.peers.credentials().signing());
         if self.end == End::Answered {
             self.advertise().await;
@@ -163,6 +167,7 @@ impl Tender {
             () = sleep_until(self.rotation.due()) => Event::RotationDue,
             Ok(()) = signs.keys.changed() => Event::KeysChanged,
             Ok(()) = signs.offers.changed(), if serves => Event::OffersChanged,
+            Ok(()) = signs.store.changed() => Event::StoreChanged(signs.store.borrow().clone()),
             _ = signs.look.tick() => Event::Look,
             () = self.peers.hop().wanted(&self.node), if self.course == Course::Rests => Event::Wanted,
             () = self.peers.outfit.leaving.cancelled(), if serves && !self.leaves => Event::NodeLeaves,
@@ -178,6 +183,10 @@ impl Tender {
             Event::RotationDue => self.rotate().await,
             Event::KeysChanged => self.rotation.renew(&self.peers.credentials().signing()),
             Event::OffersChanged => self.advertise().await,
+            Event::StoreChanged(Some(store)) => {
+                send(&self.tunnel, ControlKind::Store(store)).await;
+            }
+            Event::StoreChanged(None) => {}
             Event::Look => {
                 let stands = self.standing.look(self.peers.credentials());
                 self.end_at_fault(stands);
@@ -204,6 +213,7 @@ impl Tender {
                 let answer = self.learn(said);
                 send(&self.tunnel, ControlKind::Advertised(answer)).await;
             }
+            ControlKind::Store(store) => self.peers.stores.hear(&self.node, store),
             ControlKind::Rotate(rotate) => self.renew(&rotate).await,
             ControlKind::Rotated(answer) => {
                 let news = self

@@ -143,7 +143,8 @@ impl Loop {
             | ControlKind::Drain(_)
             | ControlKind::Rotate(_)
             | ControlKind::Rotated(_)
-            | ControlKind::Data(_)) => {
+            | ControlKind::Data(_)
+            | ControlKind::Store(_)) => {
                 if self.inbox.try_send(kind).is_err() {
                     return Some(Closed {
                         code: Code::Limit,

@@ -140,7 +140,7 @@ pub struct Refused {
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Control {
     /// What it says. None is a message from a newer version and is skipped.
-    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: Option<ControlKind>,
 }
 
@@ -174,6 +174,23 @@ pub enum ControlKind {
     /// Either way: what was taken of streams. Only where both named [`ACK`].
     #[prost(message, tag = "9")]
     Ack(Ack),
+    /// Either way between nodes: which store the sender has, and every change of it.
+    #[prost(message, tag = "10")]
+    Store(Store),
+}
+
+/// The store of a node: nodes of one cluster are to share one.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Store {
+    /// 32 hexadecimal digits, which stand in the store itself.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// When it was used first, in milliseconds since 1970.
+    #[prost(uint64, tag = "2")]
+    pub made_ms: u64,
+    /// Whether it is a broker's, so that other nodes can share it.
+    #[prost(bool, tag = "3")]
+    pub shared: bool,
 }
 
 /// Sessions that a relay serves. A revision replaces the one before as a whole.

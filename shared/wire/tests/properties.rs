@@ -13,7 +13,8 @@ use prost::Message;
 use sallyport_wire::frame::{FrameError, decode, encode};
 use sallyport_wire::message::{
     Ack, Advertise, Advertised, Answer, Client, Control, ControlKind, Data, Drain, Head, Hello,
-    Identity, Offer, Ping, Refused, RefusedOffer, Reply, ReplyKind, Resume, Rotate, Taken, Welcome,
+    Identity, Offer, Ping, Refused, RefusedOffer, Reply, ReplyKind, Resume, Rotate, Store, Taken,
+    Welcome,
 };
 use sallyport_wire::{
     Glob, MAX_CONTROL, MAX_HEAD, MAX_HELLO, NodeName, PoolName, PortRange, Scope, SessionId,
@@ -113,6 +114,13 @@ fn control() -> impl Strategy<Value = Control> {
             let taken = taken.map(|(stream, bytes)| Taken { stream, bytes });
             let taken = taken.collect();
             ControlKind::Ack(Ack { taken })
+        }),
+        (text(), any::<(u64, bool)>()).prop_map(|(id, (made_ms, shared))| {
+            ControlKind::Store(Store {
+                id,
+                made_ms,
+                shared,
+            })
         }),
         any::<(u32, u32)>().prop_map(|(redial_in_ms, finish_by_ms)| {
             ControlKind::Drain(Drain {
