@@ -37,6 +37,7 @@ mod account;
 mod raw;
 mod over_tls;
 mod quic;
+mod bbr;
 mod over_quic;
 mod unread;
 mod framed;

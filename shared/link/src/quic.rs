@@ -8,7 +8,6 @@ use std::time::Duration;
 use aws_lc_rs::{digest, hmac};
 use bytes::{Bytes, BytesMut};
 use prost::encoding::{decode_varint, encode_varint};
-use quinn::congestion::BbrConfig;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime};
@@ -17,13 +16,14 @@ use sallyport_ops::Congestion;
 use sallyport_wire::Code;
 use tokio::sync::mpsc;
 
+use crate::bbr;
 use crate::life::{Closed, Life};
 use crate::over_quic::code_of;
 use crate::settings::Settings;
 use crate::unread::Unread;
 
 /// ACK-eliciting packets that may stay unacknowledged (draft-ietf-quic-ack-frequency).
-const ACK_EVERY: u32 = 10;
+pub(crate) const ACK_EVERY: u32 = 10;
 
 /// Bytes that a connection may have under way before it is admitted: a hello, and room for its framing.
 const WINDOW_BEFORE_ADMISSION: u32 = 16 * 1024;
@@ -151,7 +151,7 @@ fn transport(settings: &Settings, streams: u32) -> Result<TransportConfig, Endpo
         .datagram_receive_buffer_size(Some(settings.datagram_receive_buffer))
         .datagram_send_buffer_size(settings.datagram_send_buffer);
     if settings.congestion == Congestion::Bbr {
-        config.congestion_controller_factory(Arc::new(BbrConfig::default()));
+        config.congestion_controller_factory(Arc::new(bbr::Factory));
     }
     Ok(config)
 }
