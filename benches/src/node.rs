@@ -8,6 +8,7 @@ use futures::stream::{self, StreamExt as _};
 use sallyport_cluster::{Cluster, Limits, Progress};
 use sallyport_link::ClusterKeys;
 use sallyport_node::Server;
+use sallyport_node::members::Incarnation;
 use sallyport_ops::Tasks;
 use sallyport_placement::pending::{Counts, Pending};
 use sallyport_relay::membership::{Describe, Here, Observer, Reach, Speaker};
@@ -62,7 +63,11 @@ impl Load {
             server_id: name.parse().expect("a name"),
             ..self.server.clone()
         };
-        let own = || (server.server_id.clone(), server.generation);
+        let own = || Incarnation {
+            node: server.server_id.clone(),
+            id: name.to_owned(),
+            generation: server.generation,
+        };
         let keys = || self.keys.subscribe();
         let observer = Observer::new(own(), cluster.bus(), keys(), Pending::default());
         let observer = observer.expect("a topic");

@@ -17,7 +17,7 @@ use crate::run;
 
 mod broker;
 mod configuration;
-mod stores;
+mod heard;
 mod visit;
 
 use visit::Visit;
@@ -45,7 +45,8 @@ pub struct Finding {
     /// The gateway's URL, or the broker's server as `broker HOST:PORT`; empty for what concerns all.
     pub gateway: String,
     /// The step: `files`, `identity`, `dns`, `proxy`, `tcp`, `tls`, `clock`, `auth`, `via`, `udp`, `buffers`; for the broker
-    /// `store` (also for nodes that have another one), the steps of [`sallyport_cluster::Step`], and `peers`; `config` for the cluster's configuration.
+    /// `store` (also for nodes that have another one), the steps of [`sallyport_cluster::Step`], and `peers`; `config` for the cluster's configuration, `name` for another
+    /// machine under the name of this node.
     pub step: &'static str,
     /// How it went.
     pub verdict: Verdict,
@@ -87,7 +88,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         findings.push(buffers(Path::new("/proc/sys/net/core/rmem_max")));
     }
     findings.extend(broker::examine(config).await);
-    findings.extend(stores::examine(config).await);
+    findings.extend(heard::examine(config).await);
     findings
 }
 

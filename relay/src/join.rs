@@ -11,6 +11,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use prost::Message as _;
 use sallyport_cluster::{Cluster, ClusterError, NotAKey, Progress, StoreId};
 use sallyport_link::{ClusterKeys, PeerAddress};
+use sallyport_node::members::Incarnation;
 use sallyport_ops::paced::PacedCauses;
 use sallyport_ops::{Ready, Tasks};
 use sallyport_wire::NodeName;
@@ -22,7 +23,7 @@ use tracing::warn;
 use crate::advertise;
 use crate::directory::Directory;
 use crate::drain::Far;
-use crate::membership::{Describe, Here, Observer, Reach, Speaker};
+use crate::membership::{Describe, Here, Observer, Reach, Speaker, Tenure};
 use crate::outfit::Outfit;
 use crate::peers::Peers;
 use crate::servers::Describer;
@@ -42,6 +43,14 @@ pub struct Joined {
     pub observer: Observer,
     /// Asks them to drain.
     pub far: Far,
+}
+
+impl Joined {
+    /// Whether the node's name is its own.
+    #[must_use]
+    pub fn tenure(&self) -> Tenure {
+        self.speaker.tenure().clone()
+    }
 }
 
 /// Tells the other nodes what this one is, where a bus joins them.
@@ -64,12 +73,17 @@ pub fn join(
         reach: reach(&describing, &addresses),
         placing: describing.pending.own(),
     });
-    let own = || (person.node.clone(), person.generation);
+    let own = || Incarnation {
+        node: person.node.clone(),
+        id: person.identity.id(),
+        generation: person.generation,
+    };
     let speaker = Speaker::new(own(), describe, cluster.bus(), keys.clone())?;
     speaker.speak(prompts(describer, cluster), speaking);
     let pending = describer.pending.clone();
     let observer = Observer::new(own(), cluster.bus(), keys.clone(), pending)?;
-    let far = Far::new(own(), cluster.bus(), keys.clone());
+    let process = (person.node.clone(), person.generation);
+    let far = Far::new(process, cluster.bus(), keys.clone());
     Ok(Some(Joined {
         speaker,
         observer,

@@ -5,19 +5,25 @@
 
 mod observer;
 mod speaker;
+mod tenure;
 
 use std::time::Duration;
 
-use sallyport_cluster::{NotAKey, Prefix};
+use sallyport_cluster::{Bus, Key, NotAKey, Prefix, Subscription};
 use sallyport_node::Server;
 use sallyport_placement::pending::Counts;
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 pub use observer::{Observer, Survey};
 pub use speaker::{Describe, Speaker};
+pub use tenure::Tenure;
 
 /// By how much less than [`SPEAK_EVERY`](sallyport_node::members::SPEAK_EVERY) a node waits at most.
 const SPREAD: Duration = Duration::from_millis(200);
+
+/// Between two tries to listen.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A message is believed for this long, besides what clocks may differ.
 const GOOD_FOR: Duration = Duration::from_secs(10);
@@ -59,7 +65,26 @@ enum Said {
     },
 }
 
-/// Below it each node has a topic of its name.
+/// Below it each node has a topic of its name and the id of its node key: what two machines say under one name is told
+/// apart.
 fn nodes() -> Result<Prefix, NotAKey> {
     "nodes".parse()
+}
+
+/// Whose a topic below `nodes` is: the node's name, and the id of its node key.
+fn speaker_of<'t>(nodes: &Prefix, topic: &'t Key) -> Option<(&'t str, &'t str)> {
+    let words = topic.as_str().strip_prefix(nodes.words()?.as_str())?;
+    let (node, id) = words.strip_prefix('/')?.split_once('/')?;
+    (!id.contains('/')).then_some((node, id))
+}
+
+/// Subscribes, however often it fails before: each failure is told.
+async fn listen(bus: &dyn Bus, topics: &Prefix, failed: impl Fn(&str)) -> Subscription {
+    loop {
+        match bus.subscribe(topics).await {
+            Ok(subscription) => return subscription,
+            Err(error) => failed(&error.to_string()),
+        }
+        sleep(AGAIN_AFTER).await;
+    }
 }

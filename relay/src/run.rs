@@ -335,6 +335,7 @@ fn choice(
     let servers = Servers {
         describer,
         observer: joined.map(|joined| joined.observer.clone()),
+        tenure: joined.map(Joined::tenure),
         observes: config.observe,
         tasks: owners.background.clone(),
     };

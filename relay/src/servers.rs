@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::global::Global;
 use crate::local::Local;
-use crate::membership::Observer;
+use crate::membership::{Observer, Tenure};
 use crate::metrics::Gauges;
 use crate::outfit::Outfit;
 use crate::reservations::is_reserved;
@@ -122,6 +122,8 @@ pub struct Servers {
     pub observer: Option<Observer>,
     /// Whether it does so all the time.
     pub observes: bool,
+    /// Whether the node's name is its own; none where no bus joins it to others.
+    pub tenure: Option<Tenure>,
     /// Owner of what listens while somebody asks.
     pub tasks: Tasks,
 }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::advertise::NEEDS_VIA;
 use crate::config::Access;
+use crate::membership::Tenure;
 use crate::peers::Peers;
 use crate::queue::Line;
 use crate::reservations::is_reserved;
@@ -79,6 +80,7 @@ fn show(sources: &Sources) -> Value {
         "reserved": is_reserved(reservations, &outfit.person.node),
         "queue": { "run_by": sources.line.run_by(outfit.person.node.as_str()) },
         "cluster": show_cluster(&sources.servers),
+        "rival": sources.servers.tenure.as_ref().map(Tenure::show),
         "peers": sources.peers.show(),
         "sessions": sessions,
         "streams": outfit.streams.ledger().list(),
@@ -159,6 +161,9 @@ pub fn text(status: &Value) -> String {
         if let Some(fault) = file["fault"].as_str() {
             let _infallible = writeln!(text, "gateway file {}: {fault}", word(file, "path"));
         }
+    }
+    if let Some(rival) = rival(&status["rival"]) {
+        let _infallible = writeln!(text, "{rival}: {}", word(&status["rival"], "cure"));
     }
     text.push_str(&cluster_text(&status["cluster"]));
     if let Some(node) = status["queue"]["run_by"].as_str() {
@@ -312,6 +317,19 @@ fn store_text(store: &Value) -> Option<String> {
     ))
 }
 
+/// Who else says that it is this node, if somebody does, and which of the two has the name.
+#[must_use]
+pub fn rival(rival: &Value) -> Option<String> {
+    let refused = rival["refused"].as_bool()?;
+    let [hostname, id] = ["hostname", "id"].map(|key| word(rival, key));
+    let machine = format!("machine {} (node id {id})", Escaped::new(&hostname, FIELD));
+    Some(if refused {
+        format!("the name of this node is taken: {machine} has it and was there first")
+    } else {
+        format!("{machine} was refused the name of this node")
+    })
+}
+
 /// A store that other nodes have instead of this node's, and what to do about it.
 fn other_store_text(other: &Value) -> String {
     let cure = word(other, "cure");
@@ -370,6 +388,7 @@ mod tests {
         let status = json!({
             "node": "n1", "version": "1.2.3", "draining": true,
             "files": [{ "path": "/etc/gateway.json", "fault": "not there" }],
+            "rival": { "hostname": "m2", "id": "abc", "refused": true, "cure": "set another `node`" },
             "config": { "epoch": 7, "fault": "not believed; epoch 7 holds" },
             "store": { "transporter": "nats", "ready": false, "host": "n9:4222", "step": "tcp", "cause": "refused",
                 "others": [{ "older": true, "nodes": ["n2", "n3"], "cure": "copy broker.json" }] },
@@ -388,6 +407,7 @@ mod tests {
         for part in [
             "not taken by https://other: 3, because key k1",
             "key add --via",
+            "is taken: machine m2 (node id abc) has it and was there first: set another `node`",
             "session notebook is refused by https://other (tunnel 7): out_of_scope",
             "node n1, version 1.2.3, draining",
             "gateway file /etc/gateway.json: not there",

@@ -14,6 +14,7 @@ use sallyport_cluster::{
 };
 use sallyport_link::{ClusterKeys, Key as Secret};
 use sallyport_node::Server;
+use sallyport_node::members::Incarnation;
 use sallyport_ops::Tasks;
 use sallyport_placement::pending::Pending;
 use sallyport_relay::membership::{Here, Observer, Reach, Speaker};
@@ -129,6 +130,16 @@ impl World {
         generation: u64,
         keys: watch::Receiver<Arc<ClusterKeys>>,
     ) -> Node {
+        self.machine((name, "key"), generation, keys)
+    }
+
+    /// A node on the machine with the node key `id`.
+    fn machine(
+        &self,
+        (name, id): (&str, &str),
+        generation: u64,
+        keys: watch::Receiver<Arc<ClusterKeys>>,
+    ) -> Node {
         let line = Line {
             bus: self.bus.clone(),
             cut: Arc::default(),
@@ -145,7 +156,11 @@ impl World {
                 placing: placed.own(),
             }
         };
-        let own = || (name.parse().expect("a name"), generation);
+        let own = || Incarnation {
+            node: name.parse().expect("a name"),
+            id: id.to_owned(),
+            generation,
+        };
         let bus = || Arc::new(line.clone());
         let speaker = Speaker::new(own(), Arc::new(describe), bus(), keys.clone());
         let speaker = speaker.expect("a topic");
@@ -409,4 +424,73 @@ async fn who_does_not_observe_sees_all_within_one_round() {
     sleep(Duration::from_secs(10)).await;
     let survey = nodes[0].observer.survey(&nodes[0].tasks).await;
     assert_eq!(survey.others.len(), 19);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_under_a_name_that_is_taken_hides_nobody_and_falls_silent() {
+    let world = World::new();
+    let machine = |id, generation| world.machine(("n", id), generation, world.keys.subscribe());
+    let sees = world.node("sees", 1);
+    let first = machine("a", 1_000);
+    sees.until_it_sees(&["n"]).await;
+    let seen = |node: &Node| {
+        let others = node.observer.others().into_iter();
+        let others = others.map(|other| other.server.generation);
+        others.max()
+    };
+
+    let second = machine("b", 2_000);
+    sleep(Duration::from_millis(500)).await;
+    assert!(second.speaker.tenure().is_refused() && !first.speaker.tenure().is_refused());
+    let late = world.node("late", 1);
+    sleep(GONE + SEEN).await;
+    assert_eq!((seen(&sees), seen(&late)), (Some(1_000), Some(1_000)));
+    assert_eq!(sees.observer.distrusted(), None);
+    for (node, refused) in [(&first, false), (&second, true)] {
+        let shown = node.speaker.tenure().show();
+        let cure = shown["cure"].as_str().expect("a text");
+        assert!(
+            shown["refused"] == refused && cure.contains("node = "),
+            "{shown}"
+        );
+    }
+
+    // the first is started again: the second leaves it its name
+    first.kill();
+    sees.until_it_sees(&["late"]).await;
+    sleep(GONE).await;
+    assert_eq!(sees.sees().len(), 1);
+    let again = machine("a", 3_000);
+    assert!(sees.until_it_sees(&["late", "n"]).await < Duration::from_millis(500));
+
+    // where it is gone for good, whoever starts now has the name
+    again.kill();
+    second.kill();
+    again.speaker.leave().await;
+    sees.until_it_sees(&["late"]).await;
+    let third = machine("b", 4_000);
+    assert!(sees.until_it_sees(&["late", "n"]).await < Duration::from_millis(500));
+    sleep(SEEN).await;
+    assert!(!third.speaker.tenure().is_refused());
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_that_were_apart_agree_on_who_was_first() {
+    let world = World::new();
+    let machine = |id, generation| world.machine(("n", id), generation, world.keys.subscribe());
+    let sees = world.node("sees", 1);
+    let first = machine("a", 1_000);
+    sees.until_it_sees(&["n"]).await;
+    first.cut(true);
+    sees.until_it_sees(&[]).await;
+    let second = machine("b", 2_000);
+    sees.until_it_sees(&["n"]).await;
+
+    first.cut(false);
+    sleep(2 * SEEN).await;
+
+    let others = sees.observer.others();
+    let generations: Vec<_> = others.iter().map(|other| other.server.generation).collect();
+    assert_eq!(generations, [1_000]);
+    assert!(second.speaker.tenure().is_refused() && !first.speaker.tenure().is_refused());
 }

@@ -27,6 +27,25 @@ const MISSED_AFTER: Duration = Duration::from_secs(3);
 /// Most nodes of a cluster; further ones are refused.
 pub const MOST: usize = 10_000;
 
+/// One process of one machine that speaks as a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incarnation {
+    /// The node's name.
+    pub node: NodeName,
+    /// The id of its node key, which another machine of that name does not have.
+    pub id: String,
+    /// Rises with every start.
+    pub generation: u64,
+}
+
+impl Incarnation {
+    /// Whether this one was started before `other`, as all who hear both decide alike.
+    #[must_use]
+    pub fn was_before(&self, other: &Self) -> bool {
+        (self.generation, &self.id) < (other.generation, &other.id)
+    }
+}
+
 /// What hearing of a server changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
@@ -40,15 +59,16 @@ pub enum Heard {
     Old,
     /// There are too many nodes.
     TooMany,
-    /// Another process says that it is this node.
+    /// Another machine has the name and was there before.
+    Taken,
+    /// Another process with the key of this node says that it is this node.
     Rival,
 }
 
 /// The other servers that are known to one relay.
 #[derive(Debug)]
 pub struct Members {
-    own: NodeName,
-    generation: u64,
+    own: Incarnation,
     known: BTreeMap<NodeName, Member>,
     /// When the bus last brought back what this node said.
     echo: Option<Instant>,
@@ -61,6 +81,8 @@ pub struct Members {
 pub struct Member {
     /// What it said.
     pub server: Arc<Server>,
+    /// The id of its node key.
+    id: String,
     /// When that was heard.
     pub heard: Instant,
     /// The number of what it said last.
@@ -68,43 +90,57 @@ pub struct Member {
 }
 
 impl Members {
-    /// Nobody yet, seen by a process of the node `own`.
+    /// Nobody yet, seen by the process `own`.
     #[must_use]
-    pub const fn new(own: NodeName, generation: u64) -> Self {
+    pub const fn new(own: Incarnation) -> Self {
         Self {
             own,
-            generation,
             known: BTreeMap::new(),
             echo: None,
             unbroken: None,
         }
     }
 
-    /// A node said what it is, in a message with a number that rises. Whether it may say so, the caller has checked.
-    pub fn hear(&mut self, server: Server, version: u64, now: Instant) -> Heard {
-        let id = server.server_id.clone();
-        if id == self.own {
-            return self.hear_itself(server.generation, now);
+    /// A node said what it is, by a machine's node key and in a message with a number that rises. Whether it may say so, the
+    /// caller has checked.
+    pub fn hear(&mut self, server: Server, (id, version): (&str, u64), now: Instant) -> Heard {
+        let said = Incarnation {
+            node: server.server_id.clone(),
+            id: id.to_owned(),
+            generation: server.generation,
+        };
+        if said.node == self.own.node {
+            return self.hear_itself(&said, now);
         }
-        let before = self.known.get(&id);
+        let before = self.known.get(&said.node);
         let heard = match before {
             None if self.known.len() >= MOST => return Heard::TooMany,
             None => Heard::New,
+            Some(before) if before.id != said.id => {
+                if before.incarnation().was_before(&said) {
+                    return Heard::Taken;
+                }
+                Heard::Reborn
+            }
             Some(before) if before.is_later_than(&server, version) => return Heard::Old,
             Some(before) if before.server.generation < server.generation => Heard::Reborn,
             Some(_same) => Heard::Known,
         };
         let member = Member {
             server: Arc::new(server),
+            id: said.id,
             heard: now,
             version,
         };
-        self.known.insert(id, member);
+        self.known.insert(said.node, member);
         heard
     }
 
-    fn hear_itself(&mut self, generation: u64, now: Instant) -> Heard {
-        if generation != self.generation {
+    fn hear_itself(&mut self, said: &Incarnation, now: Instant) -> Heard {
+        if said.id != self.own.id {
+            return Heard::Taken;
+        }
+        if said.generation != self.own.generation {
             return Heard::Rival;
         }
         let paused = self.echo.is_none_or(|echo| now >= echo + MISSED_AFTER);
@@ -116,11 +152,12 @@ impl Members {
     }
 
     /// A process of a node said that it ends; true if that was the one that is known.
-    pub fn leave(&mut self, id: &NodeName, generation: u64) -> bool {
-        let known = self.known.get(id);
+    pub fn leave(&mut self, node: &NodeName, id: &str, generation: u64) -> bool {
+        let known = self.known.get(node);
+        let known = known.filter(|member| member.id == id);
         let ends = known.is_some_and(|member| member.server.generation <= generation);
         if ends {
-            self.known.remove(id);
+            self.known.remove(node);
         }
         ends
     }
@@ -155,6 +192,14 @@ impl Members {
 }
 
 impl Member {
+    fn incarnation(&self) -> Incarnation {
+        Incarnation {
+            node: self.server.server_id.clone(),
+            id: self.id.clone(),
+            generation: self.server.generation,
+        }
+    }
+
     fn is_later_than(&self, server: &Server, version: u64) -> bool {
         (self.server.generation, self.version) >= (server.generation, version)
     }
@@ -175,11 +220,16 @@ mod tests {
         .expect("a server")
     }
 
+    fn incarnation(node: &str, id: &str, generation: u64) -> Incarnation {
+        Incarnation {
+            node: node.parse().expect("a name"),
+            id: id.to_owned(),
+            generation,
+        }
+    }
+
     fn here() -> (Members, Instant) {
-        (
-            Members::new("here".parse().expect("a name"), 1),
-            Instant::now(),
-        )
+        (Members::new(incarnation("here", "k", 1)), Instant::now())
     }
 
     const fn ms(count: u64) -> Duration {
@@ -189,11 +239,11 @@ mod tests {
     #[test]
     fn who_falls_silent_is_gone_within_six_seconds_and_others_stay() {
         let (mut members, start) = here();
-        assert_eq!(members.hear(server("dies", 1), 1, start), Heard::New);
+        assert_eq!(members.hear(server("dies", 1), ("k", 1), start), Heard::New);
         for time in (0..=5_500).step_by(500) {
             let now = start + ms(time);
-            members.hear(server("here", 1), time, now);
-            members.hear(server("lives", 1), time + 1, now);
+            members.hear(server("here", 1), ("k", time), now);
+            members.hear(server("lives", 1), ("k", time + 1), now);
             let gone = members.sweep(now);
             assert_eq!(gone.is_empty(), now < start + GONE_AFTER);
         }
@@ -208,28 +258,28 @@ mod tests {
     #[test]
     fn a_bus_that_is_away_takes_nobody_with_it() {
         let (mut members, start) = here();
-        members.hear(server("there", 1), 1, start);
-        members.hear(server("here", 1), 1, start + ms(1_900));
+        members.hear(server("there", 1), ("k", 1), start);
+        members.hear(server("here", 1), ("k", 1), start + ms(1_900));
 
         let later = start + ms(60_000);
         assert!(members.sweep(later).is_empty() && members.is_stale(later));
 
         // it is back: whoever lives has time to be heard
-        members.hear(server("here", 1), 2, later);
+        members.hear(server("here", 1), ("k", 2), later);
         assert!(!members.is_stale(later));
         assert!(members.sweep(later + ms(200)).is_empty());
-        members.hear(server("there", 1), 2, later + ms(3_000));
-        members.hear(server("here", 1), 3, later + ms(1_900));
+        members.hear(server("there", 1), ("k", 2), later + ms(3_000));
+        members.hear(server("here", 1), ("k", 3), later + ms(1_900));
         assert!(members.sweep(later + ms(6_000)).is_empty());
     }
 
     #[test]
     fn after_the_bus_was_away_those_who_left_meanwhile_are_gone_in_time_too() {
         let (mut members, start) = here();
-        members.hear(server("there", 1), 1, start);
+        members.hear(server("there", 1), ("k", 1), start);
         let later = start + ms(60_000);
         for time in (0..=6_000).step_by(1_900) {
-            members.hear(server("here", 1), time, later + ms(time));
+            members.hear(server("here", 1), ("k", time), later + ms(time));
         }
         assert_eq!(members.sweep(later + ms(6_000)).len(), 1);
     }
@@ -237,28 +287,66 @@ mod tests {
     #[test]
     fn an_earlier_process_of_a_node_is_not_believed_nor_what_was_said_before() {
         let (mut members, start) = here();
-        members.hear(server("n", 5), 9, start);
-        assert_eq!(members.hear(server("n", 6), 1, start), Heard::Reborn);
-        assert_eq!(members.hear(server("n", 5), 10, start + ms(1)), Heard::Old);
-        assert_eq!(members.hear(server("n", 6), 1, start + ms(2)), Heard::Old);
-        assert_eq!(members.hear(server("n", 6), 2, start + ms(2)), Heard::Known);
+        members.hear(server("n", 5), ("k", 9), start);
+        assert_eq!(members.hear(server("n", 6), ("k", 1), start), Heard::Reborn);
+        assert_eq!(
+            members.hear(server("n", 5), ("k", 10), start + ms(1)),
+            Heard::Old
+        );
+        assert_eq!(
+            members.hear(server("n", 6), ("k", 1), start + ms(2)),
+            Heard::Old
+        );
+        assert_eq!(
+            members.hear(server("n", 6), ("k", 2), start + ms(2)),
+            Heard::Known
+        );
 
-        assert_eq!(members.hear(server("here", 1), 1, start), Heard::Known);
-        assert_eq!(members.hear(server("here", 2), 1, start), Heard::Rival);
+        assert_eq!(
+            members.hear(server("here", 1), ("k", 1), start),
+            Heard::Known
+        );
+        assert_eq!(
+            members.hear(server("here", 2), ("k", 1), start),
+            Heard::Rival
+        );
 
         let n = "n".parse().expect("a name");
-        assert!(!members.leave(&n, 5), "the earlier process ends");
-        assert!(members.leave(&n, 6) && members.all().next().is_none());
+        assert!(!members.leave(&n, "k", 5), "the earlier process ends");
+        assert!(members.leave(&n, "k", 6) && members.all().next().is_none());
+    }
+
+    #[test]
+    fn of_two_machines_with_one_name_the_first_has_it_for_as_long_as_it_is_there() {
+        let (mut members, start) = here();
+        assert_eq!(members.hear(server("n", 5), ("a", 1), start), Heard::New);
+        assert_eq!(members.hear(server("n", 9), ("b", 1), start), Heard::Taken);
+        assert_eq!(members.hear(server("n", 5), ("a", 2), start), Heard::Known);
+        let n = "n".parse().expect("a name");
+        assert!(!members.leave(&n, "b", 9), "it never was there");
+        // whoever heard the second one first learns better
+        assert_eq!(members.hear(server("n", 4), ("c", 1), start), Heard::Reborn);
+        assert_eq!(members.hear(server("n", 5), ("a", 3), start), Heard::Taken);
+        assert_eq!(
+            members.hear(server("here", 7), ("x", 1), start),
+            Heard::Taken
+        );
+
+        assert!(members.leave(&n, "c", 4));
+        assert_eq!(members.hear(server("n", 9), ("b", 2), start), Heard::New);
     }
 
     #[test]
     fn there_are_only_so_many() {
         let (mut members, start) = here();
         for number in 0..MOST {
-            members.hear(server(&format!("n{number}"), 1), 1, start);
+            members.hear(server(&format!("n{number}"), 1), ("k", 1), start);
         }
-        assert_eq!(members.hear(server("more", 1), 1, start), Heard::TooMany);
-        assert_eq!(members.hear(server("n7", 1), 2, start), Heard::Known);
+        assert_eq!(
+            members.hear(server("more", 1), ("k", 1), start),
+            Heard::TooMany
+        );
+        assert_eq!(members.hear(server("n7", 1), ("k", 2), start), Heard::Known);
     }
 
     proptest! {
@@ -269,16 +357,16 @@ mod tests {
         ) {
             let (mut members, start) = here();
             let (mut time, mut version) = (start, 1);
-            members.hear(server("there", 1), version, start);
+            members.hear(server("there", 1), ("k", version), start);
             for (gap, late) in gaps {
                 version += 1;
-                members.hear(server("here", 1), version, time + ms(late));
+                members.hear(server("here", 1), ("k", version), time + ms(late));
                 for missed in 1..=3 {
                     time += ms(gap);
-                    members.hear(server("here", 1), version, time);
+                    members.hear(server("here", 1), ("k", version), time);
                     prop_assert!(members.sweep(time).is_empty(), "missed {}", missed);
                 }
-                members.hear(server("there", 1), version, time);
+                members.hear(server("there", 1), ("k", version), time);
             }
         }
     }

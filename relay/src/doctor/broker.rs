@@ -12,6 +12,7 @@ use sallyport_cluster::{
     broker_beside,
 };
 use sallyport_link::ClusterKeys;
+use sallyport_node::members::Incarnation;
 use sallyport_ops::Tasks;
 use sallyport_placement::pending::Pending;
 use tokio::sync::watch;
@@ -163,8 +164,12 @@ fn peers(heard: Survey) -> Finding {
 
 async fn survey(bus: Arc<dyn Bus>, keys: ClusterKeys, config: &Config, tasks: &Tasks) -> Survey {
     let keys = watch::Sender::new(Arc::new(keys));
-    // older than any process of this node
-    let own = (config.node.clone(), 0);
+    // no process of this node, and so nobody's rival
+    let own = Incarnation {
+        node: config.node.clone(),
+        id: String::new(),
+        generation: 0,
+    };
     match Observer::new(own, bus, keys.subscribe(), Pending::default()) {
         Ok(observer) => observer.survey(tasks).await,
         Err(_no_topic) => Survey::default(),

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use sallyport_cluster::{
-    Bus, Delivery, Distrust, Key, Message, NotAKey, Prefix, Subscription, Verifier,
-};
+use sallyport_cluster::{Bus, Delivery, Distrust, Message, NotAKey, Prefix, Verifier};
 use sallyport_link::ClusterKeys;
-use sallyport_node::members::{Heard, Member, Members, SPEAK_EVERY};
+use sallyport_node::members::{Heard, Incarnation, Member, Members, SPEAK_EVERY};
 use sallyport_ops::Tasks;
 use sallyport_ops::paced::Paced;
 use sallyport_placement::pending::{Counts, Pending};
@@ -17,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep};
 use tracing::{debug, error, info, info_span, warn};
 
-use super::{GOOD_FOR, Here, Reach, SPREAD, Said, nodes};
+use super::{GOOD_FOR, Here, Reach, SPREAD, Said, listen, nodes, speaker_of};
 use crate::credentials::signing;
 
 /// How often it is looked who is gone.
@@ -26,16 +24,13 @@ const SWEEP_EVERY: Duration = Duration::from_millis(250);
 /// How long it is shown that a node was not believed.
 const DISTRUST_SHOWN: Duration = Duration::from_secs(60);
 
-/// Between two tries to listen.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
-
 /// The other nodes, as one hears of them. A clone is the same one.
 #[derive(Debug, Clone)]
 pub struct Observer(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    own: (NodeName, u64),
+    own: Incarnation,
     nodes: Prefix,
     bus: Arc<dyn Bus>,
     keys: watch::Receiver<Arc<ClusterKeys>>,
@@ -58,12 +53,12 @@ pub struct Survey {
 }
 
 impl Observer {
-    /// Hears for the process `generation` of a node, and notes in `pending` what the others place. Nothing is heard yet.
+    /// Hears for the process `own` of a node, and notes in `pending` what the others place. Nothing is heard yet.
     ///
     /// # Errors
     /// [`NotAKey`], which no name of a node can cause.
     pub fn new(
-        (node, generation): (NodeName, u64),
+        own: Incarnation,
         bus: Arc<dyn Bus>,
         keys: watch::Receiver<Arc<ClusterKeys>>,
         pending: Pending,
@@ -71,8 +66,8 @@ impl Observer {
         Ok(Self(Arc::new(Shared {
             pending,
             nodes: nodes()?,
-            members: Mutex::new(Members::new(node.clone(), generation)),
-            own: (node, generation),
+            members: Mutex::new(Members::new(own.clone())),
+            own,
             bus,
             keys,
             changes: watch::Sender::new(0),
@@ -143,7 +138,8 @@ impl Observer {
     async fn keep_hearing(self) {
         let mut keys = self.0.keys.clone();
         let mut verifier = Verifier::new(signing(&keys.borrow_and_update())).for_at_most(GOOD_FOR);
-        let mut heard = self.listen().await;
+        let complain = |cause: &str| self.complain(cause);
+        let mut heard = listen(self.0.bus.as_ref(), &self.0.nodes, complain).await;
         let mut sweeps = interval(SWEEP_EVERY);
         loop {
             tokio::select! {
@@ -164,42 +160,25 @@ impl Observer {
         }
     }
 
-    async fn listen(&self) -> Subscription {
-        loop {
-            match self.0.bus.subscribe(&self.0.nodes).await {
-                Ok(subscription) => return subscription,
-                Err(error) => self.complain(&error.to_string()),
-            }
-            sleep(AGAIN_AFTER).await;
-        }
-    }
-
     fn hear(&self, verifier: &Verifier, message: &Message) {
-        let Some(owner) = self.speaker_of(&message.topic) else {
+        let Some((owner, id)) = speaker_of(&self.0.nodes, &message.topic) else {
             return;
         };
-        let checked = verifier.verify(&message.topic, &owner, &message.payload, SystemTime::now());
+        let checked = verifier.verify(&message.topic, owner, &message.payload, SystemTime::now());
         let verified = match checked {
             Ok(verified) => verified,
-            Err(distrust) => return self.distrust(&owner, &distrust),
+            Err(distrust) => return self.distrust(owner, &distrust),
         };
         match serde_json::from_slice(&verified.payload) {
             Ok(Said::Here(here)) if here.server.server_id.as_str() == owner => {
-                self.believe(*here, verified.claim.version);
+                self.believe(*here, (id, verified.claim.version));
             }
-            Ok(Said::Gone { generation }) => self.part(&owner, generation),
+            Ok(Said::Gone { generation }) => self.part(owner, id, generation),
             // of another version than ours, or about somebody else
             Ok(Said::Here(_)) | Err(_) => {
                 debug!(node = owner, "what a node says is not understood");
             }
         }
-    }
-
-    /// Whose topic it is: one word behind that of all nodes.
-    fn speaker_of(&self, topic: &Key) -> Option<String> {
-        let owner = topic.last_word();
-        let own = self.0.nodes.key(owner).ok()?;
-        (own == *topic).then(|| owner.to_owned())
     }
 
     fn distrust(&self, owner: &str, distrust: &Distrust) {
@@ -213,31 +192,35 @@ impl Observer {
         distrusted.unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn believe(&self, here: Here, version: u64) {
+    fn believe(&self, here: Here, (id, version): (&str, u64)) {
         let Here {
             server,
             reach,
             placing,
         } = here;
         let (node, generation) = (server.server_id.clone(), server.generation);
-        let heard = self.members().hear(server, version, Instant::now());
+        let heard = self.members().hear(server, (id, version), Instant::now());
         match heard {
             Heard::New => info!(%node, generation, "a node is there"),
             Heard::Reborn => info!(%node, generation, "a node was started again"),
             Heard::Known => {}
             Heard::Old => return,
+            Heard::Taken => {
+                return debug!(%node, id, "another machine says that it is this node, which is there");
+            }
             Heard::TooMany => {
                 return self.complain("there are more nodes than a cluster may have");
             }
             Heard::Rival => {
-                return self
-                    .complain("another relay says that it is this node: give each its own `node`");
+                return self.complain(
+                    "another process has the key of this node: no two may share a state directory",
+                );
             }
         }
         if heard != Heard::Known {
             self.tell();
         }
-        if node != self.0.own.0 {
+        if node != self.0.own.node {
             self.0.pending.told(node.clone(), placing);
             self.0.reaches.send_if_modified(|reaches| {
                 let news = reaches.get(&node) != Some(&reach);
@@ -260,11 +243,11 @@ impl Observer {
         self.tell();
     }
 
-    fn part(&self, node: &str, generation: u64) {
+    fn part(&self, node: &str, id: &str, generation: u64) {
         let Ok(node) = node.parse::<NodeName>() else {
             return;
         };
-        if self.members().leave(&node, generation) {
+        if self.members().leave(&node, id, generation) {
             info!(%node, "a node has left");
             self.lose(&[node]);
         }

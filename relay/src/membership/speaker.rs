@@ -10,15 +10,14 @@ use futures::future::pending;
 use futures::stream::{BoxStream, StreamExt as _};
 use sallyport_cluster::{Bus, Claim, ClusterError, Key, NotAKey, Signer};
 use sallyport_link::ClusterKeys;
-use sallyport_node::members::SPEAK_EVERY;
+use sallyport_node::members::{Incarnation, SPEAK_EVERY};
 use sallyport_ops::Tasks;
 use sallyport_ops::paced::Paced;
-use sallyport_wire::NodeName;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info_span};
 
-use super::{GOOD_FOR, Here, SPREAD, Said, nodes};
+use super::{GOOD_FOR, Here, SPREAD, Said, Tenure, nodes};
 use crate::credentials::signing;
 
 /// Several changes in a row are told together.
@@ -35,8 +34,8 @@ pub type Describe = Arc<dyn Fn() -> Here + Send + Sync>;
 pub struct Speaker(Arc<Shared>);
 
 struct Shared {
-    node: NodeName,
-    generation: u64,
+    own: Incarnation,
+    tenure: Tenure,
     describe: Describe,
     topic: Key,
     bus: Arc<dyn Bus>,
@@ -46,20 +45,20 @@ struct Shared {
 }
 
 impl Speaker {
-    /// Speaks for the process `generation` of a node, which `describe` describes. Nothing is said yet.
+    /// Speaks for the process `own` of a node, which `describe` describes. Nothing is said yet.
     ///
     /// # Errors
     /// [`NotAKey`], which no name of a node can cause.
     pub fn new(
-        (node, generation): (NodeName, u64),
+        own: Incarnation,
         describe: Describe,
         bus: Arc<dyn Bus>,
         keys: watch::Receiver<Arc<ClusterKeys>>,
     ) -> Result<Self, NotAKey> {
         Ok(Self(Arc::new(Shared {
-            topic: nodes()?.key(node.as_str())?,
-            node,
-            generation,
+            topic: nodes()?.key(&format!("{}/{}", own.node, own.id))?,
+            tenure: Tenure::new(own.clone(), Arc::clone(&bus), keys.clone())?,
+            own,
             describe,
             bus,
             keys,
@@ -68,15 +67,22 @@ impl Speaker {
         })))
     }
 
-    /// Says every two seconds what the node is, and at once on each of `prompts`.
+    /// Says every two seconds what the node is, and at once on each of `prompts`, for as long as the name is its own.
     pub fn speak(&self, prompts: BoxStream<'static, ()>, tasks: &Tasks) {
+        self.0.tenure.watch(tasks);
         let speaking = self.clone().keep_speaking(prompts);
         tasks.spawn(info_span!("speaker"), speaking);
     }
 
+    /// Whether the name is this node's own.
+    #[must_use]
+    pub fn tenure(&self) -> &Tenure {
+        &self.0.tenure
+    }
+
     /// Says that the process goes, so that nobody waits until it is missed.
     pub async fn leave(&self) {
-        let generation = self.0.generation;
+        let generation = self.0.own.generation;
         let gone = Said::Gone { generation };
         // whoever does not hear it will miss this node soon
         drop(timeout(LEAVE_WITHIN, self.say(&gone)).await);
@@ -85,14 +91,12 @@ impl Speaker {
     async fn keep_speaking(self, mut prompts: BoxStream<'static, ()>) {
         let mut keys = self.0.keys.clone();
         loop {
-            let here = (self.0.describe)();
-            match self.say(&Said::Here(Box::new(here))).await {
-                Ok(()) => {}
-                Err(error) if error.is_passing() => debug!(%error, "nobody hears this node now"),
-                Err(error) => self.complain(&error.to_string()),
+            if !self.0.tenure.is_refused() {
+                self.say_here().await;
             }
             tokio::select! {
                 () = sleep(pause()) => continue,
+                () = self.0.tenure.challenged() => {}
                 () = prompted(&mut prompts) => {}
                 changed = keys.changed() => if changed.is_err() { return },
             }
@@ -100,11 +104,20 @@ impl Speaker {
         }
     }
 
+    async fn say_here(&self) {
+        let here = (self.0.describe)();
+        match self.say(&Said::Here(Box::new(here))).await {
+            Ok(()) => {}
+            Err(error) if error.is_passing() => debug!(%error, "nobody hears this node now"),
+            Err(error) => self.complain(&error.to_string()),
+        }
+    }
+
     async fn say(&self, said: &Said) -> Result<(), ClusterError> {
         let shared = &self.0;
         let now = SystemTime::now();
         let claim = Claim {
-            owner: shared.node.to_string(),
+            owner: shared.own.node.to_string(),
             version: self.next_version(),
             expires: now.checked_add(GOOD_FOR).unwrap_or(now),
         };
@@ -120,7 +133,7 @@ impl Speaker {
 
     fn next_version(&self) -> u64 {
         let said = self.0.said.fetch_add(1, Ordering::Relaxed);
-        self.0.generation.saturating_add(said)
+        self.0.own.generation.saturating_add(said)
     }
 
     /// What goes wrong here does so every two seconds.
@@ -147,7 +160,7 @@ async fn prompted(prompts: &mut BoxStream<'static, ()>) {
 impl fmt::Debug for Speaker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Speaker")
-            .field("node", &self.0.node)
+            .field("own", &self.0.own)
             .finish_non_exhaustive()
     }
 }
