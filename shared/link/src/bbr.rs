@@ -24,7 +24,7 @@ const FIRST: u64 = 32;
 const LEAST: u64 = 20;
 
 /// Hosts take so long to wake a process up, on top of what the way takes.
-const HOSTS: Duration = Duration::from_millis(1);
+const HOSTS: Duration = Duration::from_micros(300);
 
 /// What is in flight, by what the way holds: while the rate is looked for, after that, and once it was found.
 const STARTUP: f64 = 2.0;
