@@ -124,6 +124,7 @@ fn offer(session: &Session, leaves: bool) -> Offer {
         blind: config.blind(),
         answer_within: config.answer_within,
         node: String::new(),
+        sticky: config.sticky.into(),
     }
 }
 
@@ -131,7 +132,7 @@ fn offer(session: &Session, leaves: bool) -> Offer {
 mod tests {
     use std::path::Path;
 
-    use sallyport_wire::message::{Control, ControlKind, Protocol};
+    use sallyport_wire::message::{Control, ControlKind, Protocol, Sticky};
 
     use super::*;
     use crate::config::Config;
@@ -140,7 +141,8 @@ mod tests {
     fn an_offer_says_what_the_configuration_and_the_health_check_say() {
         let text = "node = \"n\"\n[[session]]\nid = \"a\"\nprotocol = \"vnc\"\ntarget = \"127.0.0.1:1\"\nstrip_prefix = false\n\
                     pool = \"p\"\nweight = 0\nanswer_within = 7\ntrusted = false\ntls = { cert = \"c\", key = \"k\" }\n\
-                    [[session]]\nid = \"b\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:1\"\naccess = \"public\"\n";
+                    [[session]]\nid = \"b\"\nprotocol = \"http\"\ntarget = \"127.0.0.1:1\"\naccess = \"public\"\n\
+                    pool = \"q\"\nsticky = \"cookie\"\n";
         let config = Config::parse(text, Path::new("relay.toml")).expect("loads");
         let sessions = Sessions::new(config.sessions.into_iter().map(|s| Session::new(s, None)));
         let b = sessions.locate(&"b".parse().expect("an id")).expect("here");
@@ -153,9 +155,11 @@ mod tests {
         assert_eq!((a.protocol(), a.pool.as_str()), (Protocol::Vnc, "p"));
         assert!(a.keep_prefix && a.blind && !a.trusted && !a.anonymous && !a.down);
         assert_eq!((a.weight, a.answer_within), (0, 7));
+        assert_eq!(a.sticky(), Sticky::Unset);
         let b = &said.home[1];
         assert!(b.down && b.anonymous && b.trusted && !b.keep_prefix && !b.blind);
         assert_eq!((b.weight, b.answer_within), (100, 0));
+        assert_eq!(b.sticky(), Sticky::Cookie);
     }
 
     #[test]

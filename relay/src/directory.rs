@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sallyport_link::GatewayUrl;
-use sallyport_wire::message::{Advertise, Offer, Protocol};
+use sallyport_wire::message::{Advertise, Offer, Protocol, Sticky};
 use sallyport_wire::{NodeName, PoolName, SessionId};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -220,7 +220,8 @@ fn home<'n>(
 fn checked(offer: Offer, node: &NodeName) -> Option<(SessionId, Offer)> {
     let id: SessionId = offer.id.parse().ok()?;
     let pool_is_one = offer.pool.is_empty() || offer.pool.parse::<PoolName>().is_ok();
-    let known = Protocol::try_from(offer.protocol).is_ok();
+    let known =
+        Protocol::try_from(offer.protocol).is_ok() && Sticky::try_from(offer.sticky).is_ok();
     let node = node.to_string();
     (pool_is_one && known).then_some((id, Offer { node, ..offer }))
 }
@@ -314,9 +315,13 @@ mod tests {
             protocol: 99,
             ..offer("odd")
         };
+        let odd_pool = Offer {
+            sticky: 99,
+            ..offer("odd-pool")
+        };
         directory.learn(
             &node("n2"),
-            said(vec![offer("../x"), bad_pool, unknown, posing]),
+            said(vec![offer("../x"), bad_pool, unknown, odd_pool, posing]),
             now,
         );
         let one = ("ok".to_owned(), "n2".to_owned(), false);

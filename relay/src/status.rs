@@ -139,6 +139,7 @@ fn show_session(session: &Session) -> Value {
             Access::Listed { .. } => "listed",
         },
         "pool": config.pool,
+        "sticky": config.sticky.word(),
         "down": session.is_down(),
         "served": session.served(),
     })

@@ -123,6 +123,7 @@ pub(super) struct RawSession {
     pub(super) client_ca: Option<Spanned<PathBuf>>,
     pub(super) proxy_protocol: Option<Spanned<u8>>,
     pub(super) balance: Option<BalanceWord>,
+    pub(super) sticky: Option<StickyWord>,
     pub(super) weight: Option<Spanned<u32>>,
     pub(super) answer_within: Option<Spanned<u32>>,
 }
@@ -148,6 +149,15 @@ pub(super) enum ProtocolWord {
 #[serde(rename_all = "lowercase")]
 pub(super) enum BalanceWord {
     Login,
+}
+
+/// What keeps a client with one member of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum StickyWord {
+    Cookie,
+    Source,
+    None,
 }
 
 /// Certificate and key with which the relay ends TLS for a session.

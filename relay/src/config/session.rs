@@ -4,12 +4,12 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use sallyport_wire::message::Protocol;
+use sallyport_wire::message::{Protocol, Sticky};
 use sallyport_wire::{PoolName, SessionId};
 use toml::Spanned;
 
 use super::Faults;
-use super::raw::{BalanceWord, ProtocolWord, RawAccess, RawSession};
+use super::raw::{BalanceWord, ProtocolWord, RawAccess, RawSession, StickyWord};
 use super::target::Target;
 
 /// Share of new streams of a session that names none.
@@ -34,6 +34,8 @@ pub struct SessionConfig {
     pub pool: Option<PoolName>,
     /// Whether the login chain chooses the node of each of its clients, among those with a member of its pool.
     pub balance_login: bool,
+    /// What keeps a client with one member of its pool.
+    pub sticky: Sticky,
     /// With what the relay ends its clients' TLS; none leaves TLS to the gateway or the service.
     pub tls: Option<TlsFiles>,
     /// Whether its pages may share an origin with others (path mode).
@@ -128,6 +130,7 @@ pub(super) fn check(raw: Spanned<RawSession>, faults: &mut Faults<'_>) -> Option
         health: raw.health.and_then(|health| health_check(health, faults)),
         pool: raw.pool.and_then(|pool| faults.parsed(&pool)),
         balance_login: raw.balance == Some(BalanceWord::Login),
+        sticky: raw.sticky.map_or(Sticky::Unset, sticky),
         tls,
         trusted: raw.trusted,
         sources: raw.sources,
@@ -154,6 +157,14 @@ const fn protocol(word: ProtocolWord) -> Protocol {
         ProtocolWord::Tls => Protocol::Tls,
         ProtocolWord::Udp => Protocol::Udp,
         ProtocolWord::Vnc => Protocol::Vnc,
+    }
+}
+
+const fn sticky(word: StickyWord) -> Sticky {
+    match word {
+        StickyWord::Cookie => Sticky::Cookie,
+        StickyWord::Source => Sticky::Source,
+        StickyWord::None => Sticky::None,
     }
 }
 
@@ -234,6 +245,14 @@ fn conflicts(session: &SessionConfig) -> Vec<&'static str> {
         (
             session.balance_login && (protocol != Protocol::Tcp || session.pool.is_none()),
             "`balance = \"login\"` goes with protocol = \"tcp\" and a pool",
+        ),
+        (
+            session.sticky != Sticky::Unset && session.pool.is_none(),
+            "`sticky` goes with a pool",
+        ),
+        (
+            session.sticky == Sticky::Cookie && (raw || session.blind()),
+            "`sticky = \"cookie\"` is for http, h2c and vnc whose TLS the gateway ends: write sticky = \"source\"",
         ),
         (udp && session.health.is_some(), "udp has no health check"),
         (

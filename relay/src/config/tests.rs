@@ -1,3 +1,5 @@
+use sallyport_wire::message::Sticky;
+
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../relay.example.toml");
@@ -181,6 +183,33 @@ fn keys_that_do_not_fit_together_are_refused() {
     }
     let vnc = with("health = \"/x\"").replace("\"http\"", "\"vnc\"");
     assert!(fault(&vnc).contains("health = \"tcp\""));
+}
+
+#[test]
+fn what_is_sticky_fits_the_pool() {
+    let sticky = |extra: &str| parse(&with(extra)).map(|config| config.sessions[0].sticky);
+    let loads = |extra: &str| sticky(extra).expect("loads");
+    assert_eq!(loads("pool = \"p\""), Sticky::Unset);
+    for word in [Sticky::None, Sticky::Source, Sticky::Cookie] {
+        let name = word.word().expect("a word");
+        assert_eq!(loads(&format!("pool = \"p\"\nsticky = \"{name}\"")), word);
+    }
+    let tls = "tls = { cert = \"a\", key = \"b\" }\n";
+    let tcp = with("pool = \"p\"\naccess = \"public\"\nsticky = \"cookie\"").replace("http", "tcp");
+    for (text, says) in [
+        (with("sticky = \"source\""), "goes with a pool"),
+        (
+            with("pool = \"p\"\nsticky = \"ip\""),
+            "unknown value `ip`: known here: cookie, source, none",
+        ),
+        (
+            with(&format!("{tls}pool = \"p\"\nsticky = \"cookie\"")),
+            "write sticky = \"source\"",
+        ),
+        (tcp, "write sticky = \"source\""),
+    ] {
+        assert!(fault(&text).contains(says), "{text}: {}", fault(&text));
+    }
 }
 
 #[test]

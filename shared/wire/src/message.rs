@@ -249,6 +249,9 @@ pub struct Offer {
     /// In [`Advertise::via`], the node where the session is at home; empty in [`Advertise::home`].
     #[prost(string, tag = "11")]
     pub node: String,
+    /// What keeps a client with one member of the pool.
+    #[prost(enumeration = "Sticky", tag = "12")]
+    pub sticky: i32,
 }
 
 /// What a session speaks.
@@ -280,6 +283,34 @@ impl Protocol {
             Self::Tls => "tls",
             Self::Udp => "udp",
             Self::Vnc => "vnc",
+        }
+    }
+}
+
+/// What keeps a client with the member of a pool that it had before. Of members that differ the one holds that stands
+/// last here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
+#[repr(i32)]
+pub enum Sticky {
+    /// Not said: the client's address, and nothing for HTTP.
+    Unset = 0,
+    /// Nothing.
+    None = 1,
+    /// The client's address.
+    Source = 2,
+    /// A cookie of the gateway for HTTP, and the client's address for what has no cookies.
+    Cookie = 3,
+}
+
+impl Sticky {
+    /// The word of `relay.toml`; none where it is not said.
+    #[must_use]
+    pub const fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Unset => None,
+            Self::None => Some("none"),
+            Self::Source => Some("source"),
+            Self::Cookie => Some("cookie"),
         }
     }
 }

@@ -76,10 +76,10 @@ fn reply() -> impl Strategy<Value = Reply> {
 prop_compose! {
     fn offer()(
         (id, pool, node) in (text(), text(), text()),
-        (protocol, weight, answer_within) in any::<(i32, u32, u32)>(),
+        (protocol, weight, answer_within, sticky) in any::<(i32, u32, u32, i32)>(),
         (keep_prefix, down, trusted, anonymous, blind) in any::<(bool, bool, bool, bool, bool)>(),
     ) -> Offer {
-        Offer { id, protocol, pool, keep_prefix, down, weight, trusted, anonymous, blind, answer_within, node }
+        Offer { id, protocol, pool, keep_prefix, down, weight, trusted, anonymous, blind, answer_within, node, sticky }
     }
 }
 
