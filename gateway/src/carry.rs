@@ -52,7 +52,7 @@ impl Caller {
             request_id: self.id.clone(),
             credential: String::new(),
             port: self.port,
-            sticky: Some(self.address.ip().to_string()),
+            affinity: None,
             avoid: Vec::new(),
         }
     }

@@ -14,7 +14,7 @@ use sallyport_ops::paced::PacedSources;
 use sallyport_ops::{Penalties, Slots, Tasks};
 use sallyport_splice::Ledger;
 use sallyport_wire::message::{DATA, DRY_RUN};
-use sallyport_wire::{ClusterName, ClusterNode, NodeName, PoolName, SessionId};
+use sallyport_wire::{ClusterName, ClusterNode, NodeName, PoolName};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::info;
@@ -23,14 +23,10 @@ use crate::config::Config;
 use crate::figures::Figures;
 use crate::files::{self, FilesError};
 use crate::promote::Promotions;
-use crate::recent::Recent;
 use crate::registry::{Bounds, Line, Member, Registry};
+use crate::regulars::Regulars;
 use crate::turns::Turns;
 use crate::waiting::Waiting;
-
-/// Members of a pool that clients had before: one hour, and so many clients.
-const STICKY_FOR: Duration = Duration::from_secs(3_600);
-const STICKY_MOST: usize = 65_536;
 
 /// What a gateway begins with.
 #[derive(Debug)]
@@ -76,22 +72,20 @@ pub struct Hub {
     pub turns: Turns,
     /// Requests that came before their relay did.
     pub waiting: Waiting,
+    /// The members of pools that clients had before.
+    pub regulars: Regulars,
     /// When it started.
     pub started: Instant,
     /// Streams of each client, whatever connections they came over.
     pub streams: Slots,
     config: ArcSwap<Config>,
     registry: RwLock<Registry<Tunnel>>,
-    sticky: Mutex<Recent<Regular, SessionId>>,
     missing: Mutex<Missing>,
     reading: Mutex<()>,
     draining: watch::Sender<bool>,
     next: AtomicU64,
     run: u32,
 }
-
-/// A client of a pool: cluster, pool and what the client is known by.
-type Regular = (ClusterName, String, String);
 
 /// Nodes that were known when the gateway started and have not come back.
 type Missing = HashMap<ClusterName, HashSet<NodeName>>;
@@ -168,6 +162,7 @@ impl Hub {
             ledger: Ledger::new(),
             turns: Turns::default(),
             waiting: Waiting::default(),
+            regulars: Regulars::default(),
             started: Instant::now(),
             streams: Slots::new(
                 usize::MAX,
@@ -176,7 +171,6 @@ impl Hub {
             ),
             config: ArcSwap::from_pointee(config),
             registry: RwLock::new(registry),
-            sticky: Mutex::new(Recent::new(STICKY_FOR, STICKY_MOST)),
             draining: watch::Sender::new(false),
             next: AtomicU64::new(1),
             run: u32::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or(0),
@@ -260,29 +254,6 @@ impl Hub {
         format!("{:08x}{:08x}", self.run, self.number())
     }
 
-    /// The member of a pool that this client had before.
-    pub fn member_before(
-        &self,
-        cluster: &ClusterName,
-        pool: &PoolName,
-        client: &str,
-    ) -> Option<SessionId> {
-        let key = (cluster.clone(), pool.to_string(), client.to_owned());
-        self.sticky().get(&key, Instant::now()).cloned()
-    }
-
-    /// Remembers which member of a pool a client has now.
-    pub fn member_now(
-        &self,
-        cluster: &ClusterName,
-        pool: &PoolName,
-        client: &str,
-        member: &SessionId,
-    ) {
-        let key = (cluster.clone(), pool.to_string(), client.to_owned());
-        self.sticky().insert(key, member.clone(), Instant::now());
-    }
-
     /// A node has said what it serves, or will not come back.
     pub fn heard_of(&self, node: &ClusterNode) {
         let mut missing = self.missing();
@@ -319,10 +290,6 @@ impl Hub {
         self.registry
             .write()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn sticky(&self) -> MutexGuard<'_, Recent<Regular, SessionId>> {
-        self.sticky.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn missing(&self) -> MutexGuard<'_, Missing> {

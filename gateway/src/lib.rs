@@ -27,6 +27,7 @@ pub mod probes;
 pub mod hub;
 pub mod promote;
 pub mod pick;
+pub mod regulars;
 pub mod registry;
 pub mod turns;
 pub mod recent;

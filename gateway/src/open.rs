@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use sallyport_edge::Credential;
 use sallyport_edge::opener::{Ask, Denial, Found, Opener, Page, Way};
+use sallyport_edge::{Affinity, Credential};
 use sallyport_link::{Flow, OpenError, Tunnel, TunnelStream};
 use sallyport_ops::Slot;
 use sallyport_splice::{Entry, Live};
@@ -40,10 +40,18 @@ pub struct Want {
     pub credential: String,
     /// Raw port of the gateway; none for the front's streams.
     pub port: Option<u16>,
-    /// What keeps a client on the same member of a pool.
-    pub sticky: Option<String>,
+    /// The cookie that keeps the client with one member of a pool.
+    pub affinity: Option<Affinity>,
     /// Tunnels that failed already.
     pub avoid: Vec<u64>,
+}
+
+impl Want {
+    /// The client's address, as far as it is told.
+    fn source(&self) -> IpAddr {
+        let address = self.client.address.parse::<SocketAddr>();
+        address.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.ip())
+    }
 }
 
 /// A stream, or a flow of datagrams, that was opened.
@@ -173,8 +181,7 @@ impl Hub {
 
     /// A connection of HTTP/2 carries many streams, so a client's share of connections does not bound those.
     fn place(&self, path: &Path<Tunnel>, want: &Want) -> Result<Slot, Denial> {
-        let address = want.client.address.parse::<SocketAddr>();
-        let source = address.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.ip());
+        let source = want.source();
         self.streams.take(source).map_err(|_full| {
             let cause =
                 format!("{source} has as many streams as it may (tunnels.streams_per_source)");
@@ -223,7 +230,7 @@ impl Opener for Tunnels {
         _credential: &Credential,
     ) -> Result<Found, Denial> {
         let hub = &self.0;
-        let offer = hub
+        let (offer, by_cookie) = hub
             .patiently(cluster, session.as_str(), || hub.offer(cluster, session))
             .await?;
         Ok(Found {
@@ -234,6 +241,7 @@ impl Opener for Tunnels {
             answer_within: offer.answer_within,
             anonymous: offer.anonymous,
             elsewhere: None,
+            by_cookie,
         })
     }
 
@@ -245,7 +253,7 @@ impl Opener for Tunnels {
             request_id: ask.request_id.clone(),
             credential: ask.credential.clone(),
             port: None,
-            sticky: ask.sticky.clone(),
+            affinity: ask.affinity,
             avoid: ask.avoid.clone(),
         };
         let to = hub.destination(&ask.found.cluster, &ask.found.session);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use sallyport_edge::Affinity;
 use sallyport_link::Transport;
 use sallyport_wire::{Code, SessionId};
 
@@ -24,6 +25,8 @@ pub struct Wish<'a> {
     pub avoid: &'a [u64],
     /// Member of the pool that this client had before.
     pub sticky: Option<&'a SessionId>,
+    /// The cookie that decides on the member of the pool in place of the policy.
+    pub affinity: Option<Affinity>,
     /// Counts up from choice to choice: whose turn it is.
     pub turn: u64,
 }
@@ -61,7 +64,11 @@ pub fn pool<'a, T: Line>(
     let members = preferred(members, |member| {
         member.paths.iter().any(|path| is_near(path, wish))
     });
-    let member = choose(members, wish).ok_or(why)?;
+    let member = match wish.affinity {
+        Some(affinity) => by_cookie(members, affinity),
+        None => choose(members, wish),
+    };
+    let member = member.ok_or(why)?;
     // Or whoever has every other turn would always be reached by the same of two hops.
     let turn = mixed(wish.turn);
     way(member.paths, &Wish { turn, ..*wish }).ok_or(why)
@@ -212,6 +219,30 @@ fn choose<'a, T>(mut places: Vec<Place<'a, T>>, wish: &Wish<'_>) -> Option<Place
     chosen.map(|at| places.swap_remove(at))
 }
 
+/// The member that a cookie stands for: each has a rank for each cookie, and the highest counts (weighted rendezvous hashing).
+/// So gateways that know the same members agree without a word, and when one comes or goes only its own share moves.
+fn by_cookie<'a, T>(members: Vec<Place<'a, T>>, affinity: Affinity) -> Option<Place<'a, T>> {
+    let ranked = members
+        .into_iter()
+        .map(|member| (rank(&member, affinity), member));
+    let first = ranked.max_by(|(a, _), (b, _)| a.total_cmp(b));
+    first.map(|(_, member)| member)
+}
+
+/// The rank of a member of weight w is w / -ln(x), with x between 0 and 1 by chance: so each is the highest for as many
+/// cookies as its weight says, whatever the others' weights are.
+fn rank<T>(member: &Place<'_, T>, affinity: Affinity) -> f64 {
+    let Some(path) = member.paths.first() else {
+        return 0.0;
+    };
+    let bytes = affinity.value().to_be_bytes().into_iter();
+    let bytes = bytes.chain(path.offer.id.as_str().bytes());
+    let hash = bytes.fold(0, |hash, byte| mixed(hash ^ u64::from(byte)));
+    let chance = u32::try_from(hash >> 32).unwrap_or(u32::MAX);
+    let chance = (f64::from(chance) + 0.5) / CHANCES;
+    f64::from(path.offer.weight) / -chance.ln()
+}
+
 /// All places, beginning with the one whose turn it is, so that ties go round.
 fn in_turn<'p, 'a, T>(
     places: &'p [Place<'a, T>],
@@ -224,6 +255,9 @@ fn in_turn<'p, 'a, T>(
     let all = places.iter().enumerate().cycle();
     all.skip(first.unwrap_or(0)).take(count)
 }
+
+/// Values of 32 random bits.
+const CHANCES: f64 = 4_294_967_296.0;
 
 /// Moments in a round of turns.
 const ROUND: u64 = 1 << 32;

@@ -107,6 +107,8 @@ pub struct SessionRow {
     pub protocol: &'static str,
     /// Pool that it belongs to.
     pub pool: Option<String>,
+    /// What keeps clients with one member of that pool, as its relay says; none for the default.
+    pub sticky: Option<&'static str>,
     /// Node where it is at home.
     pub home: Option<String>,
     /// Nodes that hop to it.
@@ -226,6 +228,7 @@ impl SessionRow {
             pool: offer
                 .and_then(|offer| offer.pool.as_ref())
                 .map(ToString::to_string),
+            sticky: offer.and_then(|offer| offer.sticky.word()),
             home,
             via,
             up: route

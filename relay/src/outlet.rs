@@ -112,6 +112,7 @@ pub(crate) fn found(session: &SessionConfig) -> Found {
         answer_within: (seconds > 0).then(|| Duration::from_secs(seconds)),
         anonymous: session.anonymous(),
         elsewhere: None,
+        by_cookie: false,
     }
 }
 

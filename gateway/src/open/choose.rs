@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sallyport_edge::opener::Denial;
 use sallyport_link::Tunnel;
-use sallyport_wire::message::{Kind, Protocol};
+use sallyport_wire::message::{Kind, Protocol, Sticky};
 use sallyport_wire::{ClusterName, Code, PoolName, SessionId};
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
@@ -16,6 +16,7 @@ use crate::config::{Destination, Goal, Policy};
 use crate::hub::Hub;
 use crate::pick::{self, Wish};
 use crate::registry::{Cluster, Offered, Path, Route};
+use crate::regulars::{self, Regular};
 
 /// When to try again, by what is missing.
 const RETRY_SOON: Duration = Duration::from_secs(1);
@@ -93,17 +94,19 @@ impl Hub {
         }
     }
 
-    /// What HTTP can reach by a name of a cluster, from what is known just now.
+    /// What HTTP can reach by a name of a cluster, from what is known just now, and whether a cookie keeps its clients with
+    /// one of several members.
     pub(super) fn offer(
         &self,
         cluster: &ClusterName,
         name: &SessionId,
-    ) -> Result<Arc<Offered>, NoWay> {
-        let offer = match self.goal(cluster, name) {
+    ) -> Result<(Arc<Offered>, bool), NoWay> {
+        let (offer, sticky) = match self.goal(cluster, name) {
             Goal::Session(id) => {
                 let route = self.registry().route(cluster, &id);
                 let offer = route.and_then(|route| route.offer().cloned());
-                offer.ok_or_else(|| self.absent(cluster, &id))?
+                let offer = offer.ok_or_else(|| self.absent(cluster, &id))?;
+                (offer, Sticky::None)
             }
             Goal::Pool(pool) => {
                 let routes = {
@@ -113,11 +116,12 @@ impl Hub {
                 };
                 let routes = routes.unwrap_or_default();
                 let offer = routes.iter().find_map(|route| route.offer().cloned());
-                offer.ok_or_else(|| self.empty_pool(cluster, &pool))?
+                let offer = offer.ok_or_else(|| self.empty_pool(cluster, &pool))?;
+                (offer, sticky(&routes))
             }
         };
         suits(&offer, Kind::Http)?;
-        Ok(offer)
+        Ok((offer, sticky == Sticky::Cookie))
     }
 
     /// A tunnel for a stream, from what is known just now.
@@ -159,11 +163,12 @@ impl Hub {
         let Some((routes, turn)) = members else {
             return Err(self.empty_pool(cluster, pool));
         };
-        let client = want.sticky.as_deref();
-        let before = client.and_then(|client| self.member_before(cluster, pool, client));
+        let client = Regular::of(sticky(&routes), want.kind, want.source(), want.affinity);
+        let before = client.and_then(|client| self.regulars.member((cluster, pool), client));
         let config = self.config();
         let wish = Wish {
             sticky: before.as_ref(),
+            affinity: client.and_then(Regular::affinity),
             ..wish(&config.site, config.policy, want, turn)
         };
         let picked = pick::pool(routes.iter().map(AsRef::as_ref), &wish);
@@ -173,7 +178,8 @@ impl Hub {
         })?;
         suits(&path.offer, want.kind)?;
         if let Some(client) = client {
-            self.member_now(cluster, pool, client, &path.offer.id);
+            let member = &path.offer.id;
+            self.regulars.keep((cluster, pool), client, member);
         }
         Ok(path.clone())
     }
@@ -224,6 +230,11 @@ impl Hub {
     }
 }
 
+fn sticky(routes: &[Arc<Route<Tunnel>>]) -> Sticky {
+    let offers = routes.iter().filter_map(|route| route.offer());
+    regulars::strongest(offers.map(|offer| offer.sticky))
+}
+
 /// Whether a tunnel that is new may soon take what none takes now.
 const fn passes(code: Code) -> bool {
     matches!(code, Code::HomeLost | Code::Draining)
@@ -272,6 +283,7 @@ fn wish<'a>(site: &'a str, policy: Policy, want: &'a Want, turn: u64) -> Wish<'a
         datagrams: want.kind == Kind::Udp,
         avoid: &want.avoid,
         sticky: None,
+        affinity: None,
         turn,
     }
 }

@@ -129,6 +129,7 @@ fn wish(policy: Policy, turn: u64) -> Wish<'static> {
         datagrams: false,
         avoid: &[],
         sticky: None,
+        affinity: None,
         turn,
     }
 }
@@ -508,7 +509,62 @@ fn a_client_keeps_its_member_while_that_can_serve() {
     assert_eq!(pooled(&[drained, other], &wish), Ok(2));
 }
 
+const MEMBERS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+fn members(weights: &[u32]) -> Vec<Spec> {
+    let spec = |(id, (weight, node)): (u64, (&u32, &'static str))| Spec {
+        id,
+        node,
+        weight: *weight,
+        ..PLAIN
+    };
+    (1..).zip(weights.iter().zip(MEMBERS)).map(spec).collect()
+}
+
+fn by_cookie(specs: &[Spec], cookie: u128) -> u64 {
+    let wish = Wish {
+        affinity: Some(Affinity::new(cookie)),
+        ..wish(Policy::LeastStreams, 0)
+    };
+    pooled(specs, &wish).expect("one takes it")
+}
+
+#[test]
+fn cookies_go_to_members_by_weight() {
+    let specs = members(&[100, 300, 0, 100]);
+    let mut counts = [0; 4];
+    for cookie in 0..5_000 {
+        // Also values that follow each other.
+        let member = by_cookie(&specs, cookie);
+        counts[usize::try_from(member - 1).expect("small")] += 1;
+    }
+    for (count, expected) in counts.into_iter().zip([1_000, 3_000, 0, 1_000]) {
+        assert!(
+            (expected * 9 / 10..=expected * 11 / 10).contains(&count),
+            "{counts:?}"
+        );
+    }
+}
+
 proptest! {
+    #[test]
+    fn a_cookie_moves_only_from_a_member_that_goes_or_to_one_that_comes(
+        weights in proptest::collection::vec(1_u32..1_000, 2..6),
+        cookie in any::<u128>(),
+        gone in any::<prop::sample::Index>(),
+    ) {
+        let all = members(&weights);
+        let mut left = all.clone();
+        let gone = left.remove(gone.index(all.len())).id;
+
+        let (of_all, of_left) = (by_cookie(&all, cookie), by_cookie(&left, cookie));
+
+        prop_assert!(of_all == of_left || of_all == gone);
+        let mut reversed = all;
+        reversed.reverse();
+        prop_assert_eq!(by_cookie(&reversed, cookie), of_all, "whatever the order");
+    }
+
     #[test]
     fn only_members_that_can_serve_are_ever_chosen(
         weights in proptest::collection::vec((0_u32..4, 0_usize..120), 0..6),

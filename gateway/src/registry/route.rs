@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sallyport_wire::message::{Offer, Protocol};
+use sallyport_wire::message::{Offer, Protocol, Sticky};
 use sallyport_wire::{Code, NodeName, PoolName, Scope, SessionId};
 
 use super::load::Load;
@@ -29,6 +29,8 @@ pub struct Offered {
     pub down: bool,
     /// Share of new streams among the members of a pool; 0 takes none.
     pub weight: u32,
+    /// What keeps a client with one member of the pool.
+    pub sticky: Sticky,
     /// Whether the relay lets clients without identity in.
     pub anonymous: bool,
     /// Whether TLS for it must be passed through unopened.
@@ -45,6 +47,7 @@ impl Offered {
     pub fn check(offer: &Offer, scope: &Scope) -> Result<Self, Code> {
         let id: SessionId = offer.id.parse().map_err(|_name| Code::Protocol)?;
         let protocol = Protocol::try_from(offer.protocol).map_err(|_number| Code::Protocol)?;
+        let sticky = Sticky::try_from(offer.sticky).map_err(|_number| Code::Protocol)?;
         let home = match offer.node.as_str() {
             "" => None,
             text => Some(text.parse::<NodeName>().map_err(|_name| Code::Protocol)?),
@@ -67,6 +70,7 @@ impl Offered {
             keep_prefix: offer.keep_prefix,
             down: offer.down,
             weight: offer.weight.min(MAX_WEIGHT),
+            sticky,
             anonymous: offer.anonymous,
             blind: offer.blind,
             answer_within: match offer.answer_within {
@@ -154,6 +158,30 @@ impl<T> Route<T> {
         Self {
             home: others(&self.home, home),
             via: others(&self.via, via),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(protocol: i32, sticky: i32) -> Result<Sticky, Code> {
+        let offer = Offer {
+            id: "web".to_owned(),
+            protocol,
+            sticky,
+            ..Offer::default()
+        };
+        Offered::check(&offer, &Scope::default()).map(|offered| offered.sticky)
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_taken() {
+        assert_eq!(checked(0, 0), Ok(Sticky::Unset));
+        assert_eq!(checked(5, 3), Ok(Sticky::Cookie));
+        for (protocol, sticky) in [(6, 0), (-1, 0), (0, 4), (0, -1)] {
+            assert_eq!(checked(protocol, sticky), Err(Code::Protocol));
         }
     }
 }

@@ -201,5 +201,6 @@ fn found_there(id: &SessionId, offer: &Offer) -> Result<Found, &'static str> {
         answer_within: (seconds > 0).then(|| Duration::from_secs(seconds)),
         anonymous: true,
         elsewhere: None,
+        by_cookie: false,
     })
 }

@@ -12,8 +12,7 @@ use http::header::{
 };
 use http::{StatusCode, response};
 
-use crate::credential;
-use crate::fields;
+use crate::{affinity, cookies, credential, fields};
 
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 const SERVICE_WORKER_ALLOWED: HeaderName = HeaderName::from_static("service-worker-allowed");
@@ -63,10 +62,10 @@ fn filter_cookies(headers: &mut HeaderMap, prefix: Option<&str>) {
     for cookie in given {
         let mut parts = cookie.as_bytes().split(|byte| *byte == b';');
         let pair = parts.next().unwrap_or_default();
-        if credential::is_our_name(credential::name_of(pair)) {
+        if is_ours(cookies::name_sent_back(pair)) {
             continue;
         }
-        let is_domain = |part: &[u8]| credential::name_of(part).eq_ignore_ascii_case(b"domain");
+        let is_domain = |part: &[u8]| cookies::name_of(part).eq_ignore_ascii_case(b"domain");
         let moved = |part: &[u8]| prefix.and_then(|prefix| below(prefix, part));
         if !parts
             .clone()
@@ -86,6 +85,10 @@ fn filter_cookies(headers: &mut HeaderMap, prefix: Option<&str>) {
             headers.append(SET_COOKIE, cookie);
         }
     }
+}
+
+fn is_ours(name: &[u8]) -> bool {
+    credential::is_our_name(name) || affinity::is_our_name(name)
 }
 
 /// The attribute in place of a `Path` that leads outside `prefix`. One that is no path means the folder of the request
@@ -237,6 +240,30 @@ mod tests {
                 None,
             ),
             (PATH, "set-cookie", " __HOST-Sallyport =x", None),
+            (
+                HOST,
+                "set-cookie",
+                "=__Host-sallyport=x; Secure; Path=/",
+                None,
+            ),
+            (
+                PATH,
+                "set-cookie",
+                "__Secure-sallyport-pool=x; Secure",
+                None,
+            ),
+            (
+                HOST,
+                "set-cookie",
+                "= =__host-Sallyport-pool=x; Path=/",
+                None,
+            ),
+            (
+                HOST,
+                "set-cookie",
+                "=nameless; Path=/",
+                Some("=nameless; Path=/"),
+            ),
             (
                 HOST,
                 "strict-transport-security",

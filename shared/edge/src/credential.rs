@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+
+use crate::cookies;
 
 /// Name of our login cookie.
 pub const COOKIE_NAME: &str = "__Host-sallyport";
@@ -75,24 +77,8 @@ fn our_token(value: &HeaderValue) -> Option<&[u8]> {
 }
 
 fn take_cookie(headers: &mut HeaderMap) -> Option<Vec<u8>> {
-    let line = headers.get(COOKIE)?.clone();
-    let (ours, others): (Vec<&[u8]>, Vec<&[u8]>) = line
-        .as_bytes()
-        .split(|byte| *byte == b';')
-        .partition(|pair| is_our_name(name_of(pair)));
-    let value = value_of(ours.first()?).to_vec();
-    headers.remove(COOKIE);
-    let rest: Vec<&[u8]> = others
-        .into_iter()
-        .map(<[u8]>::trim_ascii)
-        .filter(|pair| !pair.is_empty())
-        .collect();
-    if let Ok(rest) = HeaderValue::from_bytes(&rest.join(&b"; "[..]))
-        && !rest.is_empty()
-    {
-        headers.insert(COOKIE, rest);
-    }
-    Some(value)
+    let ours = cookies::take(headers, is_our_name);
+    ours.into_iter().next().map(|(_name, value)| value)
 }
 
 /// Whether a cookie's name is ours, in any case: some programs compare without it.
@@ -100,24 +86,10 @@ pub(crate) fn is_our_name(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(COOKIE_NAME.as_bytes())
 }
 
-/// The name of a `name=value` pair.
-pub(crate) fn name_of(pair: &[u8]) -> &[u8] {
-    pair.split(|byte| *byte == b'=')
-        .next()
-        .unwrap_or(pair)
-        .trim_ascii()
-}
-
-fn value_of<'p>(pair: &&'p [u8]) -> &'p [u8] {
-    let start = pair
-        .iter()
-        .position(|byte| *byte == b'=')
-        .map_or(pair.len(), |at| at + 1);
-    pair.get(start..).unwrap_or_default().trim_ascii()
-}
-
 #[cfg(test)]
 mod tests {
+    use http::header::COOKIE;
+
     use super::*;
 
     fn taken(cookie: Option<&str>, authorization: Option<&str>) -> (String, HeaderMap) {

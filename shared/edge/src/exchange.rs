@@ -30,6 +30,7 @@ use crate::opener::{Ask, Found, Opener, OwnAsk};
 use crate::reply::{self, Failure, Format};
 use crate::request::{Canonical, Framing};
 use crate::route::{self, Route, Sites};
+use crate::spot::Spot;
 use crate::upgrade::{self, Accepted, Opened};
 use crate::upload::{Expectation, Upload};
 use crate::upstream::{Choice, Upstreams};
@@ -74,11 +75,11 @@ impl Named {
 enum Outcome {
     /// The front answers itself.
     Own(Response<Bytes>),
-    /// The session answers. The prefix is that of path mode.
+    /// The session answers.
     Session {
         answer: Response<Incoming>,
         lease: Lease,
-        prefix: Option<String>,
+        spot: Spot,
     },
     /// The session has taken a WebSocket up; the future carries its bytes once the client has the answer.
     Switched {
@@ -92,7 +93,7 @@ struct Routed {
     request: Canonical,
     found: Found,
     head: Parts,
-    prefix: Option<String>,
+    spot: Spot,
 }
 
 impl Routed {
@@ -106,7 +107,8 @@ impl Routed {
         };
         let reads = matches!(self.request.method, Method::GET | Method::HEAD);
         let opens = is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document");
-        let moves = reads && opens && self.request.websocket.is_none() && self.prefix.is_some();
+        let moves =
+            reads && opens && self.request.websocket.is_none() && self.spot.prefix().is_some();
         moves.then(|| format!("{base}{}", self.request.path.target()))
     }
 }
@@ -136,9 +138,10 @@ impl<O: Opener> Context<O> {
             Ok(Outcome::Session {
                 answer,
                 lease,
-                prefix,
-            }) => match passing.session(answer, lease, prefix.as_deref()) {
+                spot,
+            }) => match passing.session(answer, lease, spot.prefix()) {
                 Ok(mut response) => {
+                    spot.tell(response.headers_mut());
                     // A body that answers while it is asked has a head that must not wait for it.
                     if response.status().is_client_error() || response.status().is_server_error() {
                         response.body_mut().gather(self.limits.linger).await;
@@ -207,12 +210,12 @@ impl<O: Opener> Context<O> {
                 "no upgrade on this connection",
             )),
             (None, _) => {
-                let prefix = routed.prefix.clone();
+                let spot = routed.spot.clone();
                 let (answer, lease) = Box::pin(self.forward(routed, body, record)).await?;
                 Ok(Outcome::Session {
                     answer,
                     lease,
-                    prefix,
+                    spot,
                 })
             }
         }
@@ -273,10 +276,10 @@ impl<O: Opener> Context<O> {
         let head = outgoing::head(&request, found.protocol, &path, taken, record.request_id())
             .ok_or_else(|| Failure::new(Code::BadRequest, "the request cannot be written anew"))?;
         Ok(Routed {
+            spot: Spot::of(prefix, &found, &request.affinity),
             request,
             found,
             head,
-            prefix,
         })
     }
 
@@ -302,7 +305,7 @@ impl<O: Opener> Context<O> {
             request_id: record.request_id().to_owned(),
             credential: request.credential.expose().to_owned(),
             port: 0,
-            sticky: None,
+            affinity: routed.spot.affinity(),
             avoid: Vec::new(),
         }
     }
@@ -404,12 +407,12 @@ impl<O: Opener> Context<O> {
             self.within(&routed.found, record, opened).await
         };
         let (answer, lease, raw) = opened.ok_or_else(|| blame::too_slow(&session))??;
-        let prefix = routed.prefix;
+        let spot = routed.spot;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Outcome::Session {
                 answer,
                 lease,
-                prefix,
+                spot,
             });
         }
         if !handshake.is_taken_up(answer.status(), answer.headers()) {
@@ -424,7 +427,7 @@ impl<O: Opener> Context<O> {
             limits: Arc::clone(&self.limits),
         };
         let two = self.client.http == HttpVersion::Two;
-        let answer = switched(answer, prefix.as_deref(), two);
+        let answer = switched(answer, &spot, two);
         let carry: BoxFuture<'static, ()> = if two {
             Box::pin(accepted.join_two(upgrade))
         } else {
@@ -494,9 +497,10 @@ impl<O: Opener> Context<O> {
 }
 
 /// The verified answer to an upgrade, for the client.
-fn switched(answer: Response<Incoming>, prefix: Option<&str>, two: bool) -> Response<Bytes> {
+fn switched(answer: Response<Incoming>, spot: &Spot, two: bool) -> Response<Bytes> {
     let mut headers = answer.into_parts().0.headers;
-    answer::filter_fields(&mut headers, prefix);
+    answer::filter_fields(&mut headers, spot.prefix());
+    spot.tell(&mut headers);
     websocket::confirm(&mut headers, two);
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = if two {

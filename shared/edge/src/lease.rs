@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::DropGuard;
 
 use crate::aborting::Refused;
+use crate::affinity::Affinity;
 use crate::opener::{Ask, Way};
 use crate::upload::Upload;
 
@@ -20,14 +21,15 @@ const IDLE_MAX: usize = 16;
 /// How long a stream that has just carried an exchange may take to be ready for the next one.
 const READY_WITHIN: Duration = Duration::from_millis(100);
 
-/// What a stream is bound to besides its client connection: all that the relay decided on when it was opened. Behind
-/// a trusted proxy one connection carries the requests of many clients.
+/// What a stream is bound to besides its client connection: all that the relay decided on when it was opened, and what a
+/// member of a pool was chosen by. Behind a trusted proxy one connection carries the requests of many clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key {
     cluster: ClusterName,
     session: SessionId,
     credential: String,
     client: String,
+    affinity: Option<Affinity>,
 }
 
 impl Key {
@@ -37,6 +39,7 @@ impl Key {
             session: ask.found.session.clone(),
             credential: ask.credential.clone(),
             client: ask.client.address.clone(),
+            affinity: ask.affinity,
         }
     }
 }
@@ -235,6 +238,10 @@ mod tests {
     }
 
     fn key_in(cluster: &str, client: &str, credential: &str) -> Key {
+        Key::of(&ask(cluster, client, credential))
+    }
+
+    fn ask(cluster: &str, client: &str, credential: &str) -> Ask {
         let found = Found {
             session: "web".parse().expect("an id"),
             cluster: cluster.parse().expect("a name"),
@@ -243,8 +250,9 @@ mod tests {
             answer_within: None,
             anonymous: true,
             elsewhere: None,
+            by_cookie: false,
         };
-        Key::of(&Ask {
+        Ask {
             found,
             kind: Kind::Http,
             client: Client {
@@ -254,9 +262,9 @@ mod tests {
             request_id: String::new(),
             credential: credential.to_owned(),
             port: 0,
-            sticky: None,
+            affinity: None,
             avoid: Vec::new(),
-        })
+        }
     }
 
     #[test]
@@ -272,6 +280,15 @@ mod tests {
             key("10.0.0.1:0", ""),
             key_in("bio", "10.0.0.1:0", ""),
             "another host of one connection"
+        );
+        let other = Ask {
+            affinity: Some(Affinity::new(1)),
+            ..ask("", "10.0.0.1:0", "")
+        };
+        assert_ne!(
+            key("10.0.0.1:0", ""),
+            Key::of(&other),
+            "another browser behind one address"
         );
     }
 }

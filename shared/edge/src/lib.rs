@@ -26,6 +26,7 @@ mod aborting;
 mod executor;
 mod stall;
 mod answer;
+mod spot;
 mod reply;
 pub mod access_log;
 pub mod request;
@@ -34,7 +35,9 @@ pub mod forwarded;
 pub mod websocket;
 mod fields;
 pub mod opener;
+pub mod affinity;
 pub mod credential;
+mod cookies;
 pub mod gate;
 mod request_id;
 pub mod path;
@@ -45,6 +48,7 @@ pub mod limits;
 #[cfg(test)]
 mod testing;
 
+pub use affinity::Affinity;
 pub use client::ClientInfo;
 pub use credential::Credential;
 pub use establish::{EstablishError, Established, Rules, establish};

@@ -11,6 +11,7 @@ use sallyport_splice::Duplex;
 use sallyport_wire::message::{Client, Kind, Protocol};
 use sallyport_wire::{ClusterName, Code, NodeName, SessionId};
 
+use crate::affinity::Affinity;
 use crate::credential::Credential;
 
 /// Finds sessions and opens streams to them.
@@ -101,6 +102,8 @@ pub struct Found {
     /// The URL of a front to which browsers are sent that open the session as a page, without a slash at its end; none
     /// where this front serves them like everybody else.
     pub elsewhere: Option<String>,
+    /// Whether a cookie keeps clients with one of several members that it stands for.
+    pub by_cookie: bool,
 }
 
 /// The way that a stream takes to its session.
@@ -159,8 +162,8 @@ pub struct Ask {
     pub credential: String,
     /// Raw gateway port; 0 for HTTP.
     pub port: u16,
-    /// What keeps a client on the same member of a pool.
-    pub sticky: Option<String>,
+    /// What keeps the client with one member of a pool, where [`Found::by_cookie`] says so.
+    pub affinity: Option<Affinity>,
     /// Tunnels that failed for this request.
     pub avoid: Vec<u64>,
 }

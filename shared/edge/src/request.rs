@@ -4,6 +4,7 @@ use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, TE, TRAN
 use http::request::Parts;
 use http::{Method, Version};
 
+use crate::affinity::{self, Shown};
 use crate::credential::{self, Credential};
 use crate::fields::{self, list_items, single};
 use crate::forwarded::Origin;
@@ -28,6 +29,8 @@ pub struct Canonical {
     pub origin: Origin,
     /// What the client shows to be let in.
     pub credential: Credential,
+    /// What the client shows to meet the same member of a pool again.
+    pub affinity: Shown,
     /// How long the body is.
     pub body: Framing,
     /// Names that the client announced for its trailers.
@@ -108,6 +111,7 @@ impl Canonical {
         let websocket = websocket::asked(head, extended, body == Framing::None || extended)?;
         let credential = credential::take(&mut headers)
             .map_err(|_bad| RequestError::Malformed("the credential is too long or not ASCII"))?;
+        let affinity = affinity::take(&mut headers);
         let trailers = fields::trailer_names(&headers);
         let takes_trailers = head.version == Version::HTTP_2
             || list_items(&headers, &TE).any(|item| item.eq_ignore_ascii_case("trailers"));
@@ -126,6 +130,7 @@ impl Canonical {
                 RequestError::Malformed("the client's address is unreadable")
             })?,
             credential,
+            affinity,
             body,
             trailers,
             takes_trailers,

@@ -232,7 +232,7 @@ impl Gateway {
             request_id: "r".to_owned(),
             credential: String::new(),
             port: None,
-            sticky: None,
+            affinity: None,
             avoid: Vec::new(),
         };
         self.hub().open_stream(&to, &want).await

@@ -13,6 +13,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use sallyport_edge::Found;
 use sallyport_ops::Tasks;
 use sallyport_wire::message::Protocol;
 use tokio::net::TcpStream;
@@ -37,16 +38,21 @@ impl Count {
 
 /// The program as session `web`, over HTTP/1.1.
 pub(crate) async fn web(site: &Site) -> Count {
+    one(site, "web", |_| {}).await
+}
+
+/// The program as `pool`, whose clients a cookie keeps with one member.
+pub(crate) async fn pool(site: &Site) -> Count {
+    one(site, "pool", |found| found.by_cookie = true).await
+}
+
+async fn one(site: &Site, id: &str, change: impl FnOnce(&mut Found)) -> Count {
     let count = Count::default();
     let counted = count.clone();
-    site.session(
-        "web",
-        |_| {},
-        move |stream| {
-            counted.add();
-            serve_one(stream)
-        },
-    )
+    site.session(id, change, move |stream| {
+        counted.add();
+        serve_one(stream)
+    })
     .await;
     count
 }
@@ -131,6 +137,8 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, http::Erro
         "/cookies" => Response::builder()
             .header("set-cookie", "a=1; Domain=test; Path=/")
             .header("set-cookie", "__Host-sallyport=evil; Path=/; Secure")
+            .header("set-cookie", "__Secure-sallyport-pool=1; Path=/; Secure")
+            .header("set-cookie", "=__Host-sallyport-pool=1; Path=/; Secure")
             .header("alt-svc", "h3=\":1\"")
             .body(full("set")),
         _ => Response::builder().body(full(&seen(&request))),

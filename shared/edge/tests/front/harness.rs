@@ -66,6 +66,7 @@ impl Host {
             answer_within: None,
             anonymous: true,
             elsewhere: None,
+            by_cookie: false,
         };
         change(&mut found);
         self.state()

@@ -16,3 +16,4 @@ mod streams;
 mod websocket;
 mod limits;
 mod access;
+mod pools;

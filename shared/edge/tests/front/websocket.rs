@@ -36,7 +36,7 @@ fn accept(head: &str) -> String {
 async fn echo(site: &Site) {
     site.session(
         "ws",
-        |_| {},
+        |found| found.by_cookie = true,
         |mut stream| async move {
             let head = read_head(&mut stream).await;
             assert!(head.starts_with("GET /chat?x HTTP/1.1\r\n"), "{head}");
@@ -79,6 +79,35 @@ async fn bytes_flow_after_a_verified_answer() {
         "",
         "a half-closed client gets the orderly end"
     );
+}
+
+/// What an upgrade that shows no cookie is told to come back with.
+fn given(site: &Site) -> String {
+    let affinity = site.host.asked()[0].affinity.expect("one");
+    format!(
+        "__Secure-sallyport-pool={:032x}; Path=/s/ws/; Secure; HttpOnly; SameSite=Lax",
+        affinity.value()
+    )
+}
+
+#[tokio::test]
+async fn an_upgrade_gives_the_cookie_of_a_pool_and_goes_by_it() {
+    let site = Site::new();
+    echo(&site).await;
+    let mut raw = site.raw().await;
+    raw.send(OPEN).await;
+    let head = raw.head().await;
+    let given = given(&site);
+    assert_eq!(header(&head, "set-cookie"), Some(given.as_str()), "{head}");
+
+    let (cookie, _) = given.split_once(';').expect("attributes");
+    let mut raw = site.raw().await;
+    let open = OPEN.replace("\r\n\r\n", &format!("\r\nCookie: {cookie}\r\n\r\n"));
+    raw.send(&open).await;
+    let head = raw.head().await;
+    assert_eq!(header(&head, "set-cookie"), None, "{head}");
+    let asked = site.host.asked();
+    assert_eq!(asked[0].affinity, asked[1].affinity);
 }
 
 #[tokio::test]
@@ -193,6 +222,7 @@ async fn http2_reaches_the_same_sessions() {
     let (answer, mut send) = extended(&site, "/s/ws/chat?x").await;
     assert_eq!(answer.status(), 200);
     assert!(!answer.headers().contains_key("sec-websocket-accept"));
+    assert_eq!(answer.headers()["set-cookie"], given(&site));
     send.send_data(Bytes::from_static(b"ping"), true)
         .expect("sent");
     let mut body = answer.into_body();
