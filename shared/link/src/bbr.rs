@@ -18,10 +18,13 @@ use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use deliveries::{Batch, Deliveries, Sample};
 use recent::Recent;
 
-/// Packets in flight at first, and at least: fewer than two of the batches that a peer acknowledges at once
-/// ([`crate::quic::ACK_EVERY`]) would wait for its ack timer each time.
+/// Packets that a peer may leave unacknowledged (draft-ietf-quic-ack-frequency).
+pub(crate) const ACK_EVERY: u32 = 10;
+
+/// Packets in flight at first, and at least: of fewer than two batches that a peer acknowledges at once, each would wait
+/// for its ack timer.
 const FIRST: u64 = 32;
-const LEAST: u64 = 20;
+const LEAST: u64 = 2 * ACK_EVERY as u64;
 
 /// Hosts take so long to wake a process up, on top of what the way takes.
 const HOSTS: Duration = Duration::from_micros(300);

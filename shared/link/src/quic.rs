@@ -16,14 +16,11 @@ use sallyport_ops::Congestion;
 use sallyport_wire::Code;
 use tokio::sync::mpsc;
 
-use crate::bbr;
+use crate::bbr::{self, ACK_EVERY};
 use crate::life::{Closed, Life};
 use crate::over_quic::code_of;
 use crate::settings::Settings;
 use crate::unread::Unread;
-
-/// ACK-eliciting packets that may stay unacknowledged (draft-ietf-quic-ack-frequency).
-pub(crate) const ACK_EVERY: u32 = 10;
 
 /// Bytes that a connection may have under way before it is admitted: a hello, and room for its framing.
 const WINDOW_BEFORE_ADMISSION: u32 = 16 * 1024;

@@ -11,7 +11,7 @@ use super::Bbr;
 const MTU: u64 = 1_452;
 
 /// A peer acknowledges so many packets at once, or after its ack timer.
-const ACK_EVERY: usize = 10;
+const ACK_EVERY: usize = super::ACK_EVERY as usize;
 const ACK_WITHIN: Duration = Duration::from_millis(25);
 
 /// A bottleneck, and hosts that look at their sockets only now and then.
@@ -362,7 +362,6 @@ fn a_sender_with_little_to_send_does_not_unlearn_the_way() {
 
 #[test]
 fn a_window_is_never_below_two_batches_of_acknowledgements() {
-    assert!(super::LEAST >= 2 * u64::from(crate::quic::ACK_EVERY));
     let mut simulation = Simulation::new(Way::of(1, milliseconds(1)).losing(300));
     for _ in 0..50 {
         simulation.run(milliseconds(100));
