@@ -12,7 +12,7 @@ use sallyport_ops::admin::{AskError, ask};
 use sallyport_ops::logs::LogsError;
 use sallyport_ops::privileges::{raise_descriptor_limit, uid_of};
 use sallyport_ops::telemetry::{self, TelemetryError};
-use sallyport_ops::{ConfigError, Exit, places};
+use sallyport_ops::{ConfigError, Exit, escape, places};
 use sallyport_wire::{ClusterName, NodeName};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -183,7 +183,7 @@ fn run(cli: Cli, out: &mut dyn Write) -> Result<(), CommandError> {
         Command::Status { json } => {
             let answer = asked(&path, "GET", admin::STATUS, None)?;
             if json {
-                writeln!(out, "{answer:#}")?;
+                writeln!(out, "{}", escape::json(&answer))?;
             } else {
                 write!(out, "{}", status::as_text(&answer))?;
             }
@@ -222,7 +222,7 @@ fn run(cli: Cli, out: &mut dyn Write) -> Result<(), CommandError> {
 fn relays(path: &Path, json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
     let answer = asked(path, "GET", admin::RELAYS, None)?;
     if json {
-        writeln!(out, "{answer:#}")?;
+        writeln!(out, "{}", escape::json(&answer))?;
         return Ok(());
     }
     let rows = answer.as_array().map(Vec::as_slice).unwrap_or_default();

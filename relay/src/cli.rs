@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 use sallyport_cluster::Cluster;
 use sallyport_cluster::init::{self, InitArgs};
 use sallyport_link::ClusterKeys;
-use sallyport_ops::{Exit, Workers, admin, places, program, telemetry};
+use sallyport_ops::{Exit, Workers, admin, escape, places, program, telemetry};
 use sallyport_scripts::worker;
 use sallyport_wire::SessionId;
 use serde_json::{Value, json};
@@ -383,7 +383,7 @@ fn asked(listing: &Listing, method: &str, path: &str, body: Option<Value>) -> Re
 /// Prints an answer, for programs or as a text for people.
 fn shown(answer: Result<Value, Exit>, listing: &Listing, text: impl Fn(&Value) -> String) -> Exit {
     match answer {
-        Ok(answer) if listing.json => say(&format!("{answer:#}\n")),
+        Ok(answer) if listing.json => say(&(escape::json(&answer) + "\n")),
         Ok(answer) => say(&text(&answer)),
         Err(exit) => exit,
     }

@@ -273,6 +273,32 @@ fn is_repeated_elsewhere(site: &Site, trace: &Value) {
         output.status.code() == Some(1) && said.contains("DIFFERENT"),
         "{said}"
     );
+    draws_on_no_terminal(site, &stranger, trace);
+}
+
+/// Whatever a file from elsewhere says.
+fn draws_on_no_terminal(site: &Site, stranger: &Relay, trace: &Value) {
+    const DRAWN: &str = "\u{1b}[2J\u{9b}1m\u{202e}\r";
+    let mut drawn = trace.clone();
+    let attempt = &mut drawn["attempts"][0];
+    attempt["verdict"]["server"]["server"] = json!(DRAWN);
+    attempt["steps"][0]["script"] = json!(DRAWN);
+    attempt["steps"][0]["outcome"] = json!({ "failed": DRAWN });
+    drawn["chain"][0]["name"] = json!(DRAWN);
+    let mut broken = drawn.clone();
+    broken["request"]["action"] = json!(DRAWN);
+    for (what, shown) in [(&drawn, "[2J"), (&broken, "unknown variant")] {
+        let path = file(site, "drawn.json", &what.to_string());
+        let replay = ["replay", "--file", path.to_str().expect("text")];
+        for args in [&replay[..], &[&replay[..], &["--json"]].concat()] {
+            let output = run(stranger, args);
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8(said).expect("text");
+            assert!(said.contains(shown), "{said}");
+            let draws = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+            assert!(!said.contains(draws), "{said:?}");
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use sallyport_ops::debug::{self, DEBUG, Order};
 use sallyport_ops::logs::{self, Wish};
 use sallyport_ops::telemetry::NoCategory;
-use sallyport_ops::{Category, duration, places};
+use sallyport_ops::{Category, duration, escape, places};
 use serde_json::json;
 
 use super::{CommandError, asked, runtime};
@@ -92,7 +92,7 @@ pub(super) fn debug(
         None => asked(path, "GET", DEBUG, None)?,
     };
     if args.json {
-        writeln!(out, "{answer:#}")?;
+        writeln!(out, "{}", escape::json(&answer))?;
     } else {
         write!(out, "{}", debug::text(&answer))?;
     }

@@ -15,7 +15,7 @@ use sallyport_cluster::{
 use sallyport_link::{ClusterKeys, KeyFileError};
 use sallyport_ops::admin::AskError;
 use sallyport_ops::config::ConfigError;
-use sallyport_ops::{Exit, Table, Tasks, Workers, admin, files, places};
+use sallyport_ops::{Exit, Table, Tasks, Workers, admin, escape, files, places};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -149,7 +149,7 @@ pub(super) fn config(args: &ConfigArgs) -> Exit {
         ConfigCommand::Export { dir, only } => export(at, dir, only.as_deref()),
         ConfigCommand::Import { dir, only, dry_run } => import(at, dir, only.as_deref(), *dry_run),
         ConfigCommand::History => asked(at, Order::History).map(|answer| match at.listing.json {
-            true => format!("{answer:#}\n"),
+            true => escape::json(&answer) + "\n",
             false => history(&answer),
         }),
         ConfigCommand::Rollback { epoch, dry_run } => {
@@ -181,7 +181,7 @@ fn export(at: &At, dir: &Path, only: Option<&str>) -> Result<String, ConfigComma
     let (epoch, objects) = (&answer["epoch"], bundle.len());
     if at.listing.json {
         let told = json!({ "epoch": epoch, "objects": objects, "file": path });
-        return Ok(format!("{told:#}\n"));
+        return Ok(escape::json(&told) + "\n");
     }
     Ok(format!(
         "epoch {epoch}, objects: {objects}, written to {}\n",
@@ -308,7 +308,7 @@ fn machine() -> String {
 /// What becomes of each object, and whether it has.
 pub(super) fn changes(at: &At, answer: &Value) -> String {
     if at.listing.json {
-        return format!("{:#}\n", answer["differences"]);
+        return escape::json(&answer["differences"]) + "\n";
     }
     let mut table = Table::new(&["change", "kind", "name"]);
     for row in rows(&answer["differences"]) {

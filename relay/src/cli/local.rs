@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand, ValueEnum};
 use sallyport_node::static_data::Object;
 use sallyport_node::{Drain, Settings, StartHours};
-use sallyport_ops::{Exit, Table, duration, moment};
+use sallyport_ops::{Exit, Table, duration, escape, moment};
 use sallyport_wire::NodeName;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -120,7 +120,7 @@ fn with_draining(mut settings: Value) -> Value {
 
 fn settings(answer: &Value) -> String {
     let Ok(settings) = serde_json::from_value::<Settings>(answer.clone()) else {
-        return format!("{answer:#}\n"); // of another version
+        return escape::json(answer) + "\n"; // of another version
     };
     let mut table = Table::new(&["setting", "value"]);
     let mut row = |name: &str, value: &str| table.row([name.to_owned(), value.to_owned()]);

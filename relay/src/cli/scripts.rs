@@ -12,6 +12,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use sallyport_cluster::global::{
     Bundle, BundleError, CHAINS, MOST_IN_CHAIN, MOST_SOURCE, PREDEFINED, Put, SCRIPTS,
 };
+use sallyport_ops::escape::{self, Escaped, FIELD};
 use sallyport_ops::{Exit, Table};
 use sallyport_placement::chain::{self, Code, Rule};
 use sallyport_placement::predefined;
@@ -145,7 +146,7 @@ enum ScriptsError {
     Bundle(#[from] BundleError),
     #[error("{}: {cause}", path.display())]
     File { path: PathBuf, cause: io::Error },
-    #[error("{}: {cause}", path.display())]
+    #[error("{}: {}", path.display(), Escaped::new(&cause.to_string(), FIELD))]
     Json {
         path: PathBuf,
         cause: serde_json::Error,
@@ -215,7 +216,7 @@ pub(super) fn scripts(args: &ScriptsArgs) -> Exit {
 type Said = Result<String, ScriptsError>;
 
 fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
+    escape::json(value) + "\n"
 }
 
 /// What holds now, and its epoch.

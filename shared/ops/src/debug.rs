@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, info_span};
 
 use crate::admin::{Admin, AdminError, AdminRequest};
+use crate::escape;
 use crate::moment;
 use crate::table::Table;
 use crate::tasks::Tasks;
@@ -255,7 +256,7 @@ impl Debugging {
 #[must_use]
 pub fn text(answer: &Value) -> String {
     let Ok(states) = serde_json::from_value::<Vec<State>>(answer.clone()) else {
-        return format!("{answer:#}\n"); // of another version
+        return escape::json(answer) + "\n"; // of another version
     };
     let mut table = Table::new(&["category", "debug", "until", "tells of"]);
     for state in states {

@@ -34,6 +34,25 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// `value` as JSON for people, indented, in which everything that [`Escaped`] would escape stands as JSON's own `\\u` escapes:
+/// whoever reads it as JSON reads the same.
+#[must_use]
+pub fn json(value: &serde_json::Value) -> String {
+    let mut shown = String::new();
+    for c in format!("{value:#}").chars() {
+        // line feeds stand between strings only
+        if is_harmless(c) || c == '\n' {
+            shown.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            // writing to a String cannot fail
+            let _infallible = write!(shown, "\\u{unit:04x}");
+        }
+    }
+    shown
+}
+
 /// Escapes and cuts what is written through it.
 ///
 /// Up to `most` bytes pass; the last three of them are used for the sign that something was cut.
@@ -139,6 +158,22 @@ mod tests {
         assert_eq!(
             Escaped::new(text, FIELD).to_string(),
             r"a\r\nb\u{1b}[31m\u{0}\u{9b}31m\u{2028}\u{202e}\u{7f}\t"
+        );
+    }
+
+    #[test]
+    fn json_says_the_same_and_nothing_to_a_terminal() {
+        let value =
+            serde_json::json!({ "a\u{9b}": ["\u{1b}[2J\n\u{7f}", "\u{202e}ä\u{e0001}", 1] });
+        let shown = json(&value);
+        assert!(
+            shown.chars().all(|c| c == '\n' || is_harmless(c)),
+            "{shown:?}"
+        );
+        assert!(shown.contains(r"\u202eä\udb40\udc01"), "{shown}");
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).expect("JSON"),
+            value
         );
     }
 

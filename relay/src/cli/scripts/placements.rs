@@ -131,9 +131,9 @@ fn trace_text(trace: &Trace) -> String {
     let _infallible = writeln!(
         text,
         "placement {} of {}: {action} for `{user}` on {}, epoch {}{dry_run}",
-        trace.id,
+        Escaped::new(&trace.id, FIELD),
         moment(trace.time),
-        trace.node,
+        Escaped::new(&trace.node, FIELD),
         trace.epoch,
     );
     for attempt in &trace.attempts {
@@ -212,8 +212,9 @@ fn same(same: bool) -> String {
     if same { "same" } else { "DIFFERENT" }.to_owned()
 }
 
+/// In one line, whatever the file that it was read from says.
 fn result(verdict: &Verdict) -> String {
-    match verdict {
+    let text = match verdict {
         Verdict::Server {
             server,
             by,
@@ -224,8 +225,9 @@ fn result(verdict: &Verdict) -> String {
             by,
             instead_of: Some(failed),
         } => format!("{server}, chosen by {by} because {failed} failed"),
-        Verdict::Error { log, .. } => format!("no server: {}", Escaped::new(log, FIELD)),
-    }
+        Verdict::Error { log, .. } => format!("no server: {log}"),
+    };
+    Escaped::new(&text, FIELD).to_string()
 }
 
 fn took(microseconds: u64) -> String {
