@@ -11,6 +11,10 @@ use crate::signed::{Claim, ClusterKey, Distrust, Signer, Verifier};
 /// Whose the values are: no node's, but of all who hold the keys.
 const OWNER: &str = "cluster";
 
+/// So far may a version be ahead of what is known here. Whoever has a key could otherwise sign the last number that there is,
+/// and nothing could take that value's place any more.
+pub(crate) const LEAP: u64 = 1_000_000;
+
 /// The year 9999: a value that never expires.
 const FOR_EVER: Duration = Duration::from_secs(253_402_300_799);
 
@@ -83,11 +87,26 @@ impl Seal {
         keys.signer.sign(place, &claim, payload, now)
     }
 
-    /// What a value at `place` says.
+    /// What a value at `place` says, whose versions are [`next_version`](Self::next_version)s.
     ///
     /// # Errors
-    /// [`Distrust`], also of a value that is older than one that was opened before.
+    /// [`Distrust`], also of a value that is older than one that was opened before, or whose version is a million ahead of
+    /// the next one.
     pub fn open(&self, place: &Key, value: &Bytes) -> Result<Opened, Distrust> {
+        let most = self.next_version(place).saturating_add(LEAP);
+        self.open_up_to(most, place, value)
+    }
+
+    /// What a value at `place` says, whose versions are numbers of another kind, up to `most`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn open_up_to(
+        &self,
+        most: u64,
+        place: &Key,
+        value: &Bytes,
+    ) -> Result<Opened, Distrust> {
         let Some(keys) = self.keys() else {
             return Ok(Opened {
                 payload: value.clone(),
@@ -95,7 +114,9 @@ impl Seal {
             });
         };
         let now = SystemTime::now();
-        let verified = keys.verifier.verify(place, OWNER, value, now)?;
+        let verified = keys
+            .verifier
+            .verify_up_to(most, place, (OWNER, value), now)?;
         Ok(Opened {
             payload: verified.payload,
             version: Some(verified.claim.version),
@@ -138,7 +159,7 @@ mod tests {
         let (old, new) = (key("k1", 1), key("k2", 2));
         let seal = Seal::with(std::slice::from_ref(&old));
         let place: Key = "a/b".parse().expect("a key");
-        let ahead = seal.next_version(&place) + 1_000_000;
+        let ahead = seal.next_version(&place) + LEAP / 2;
         let first = seal.seal(&place, ahead, b"1", None).expect("a key is live");
         assert_eq!(
             seal.open(&place, &first).expect("ours").version,
@@ -156,6 +177,23 @@ mod tests {
             Err(Distrust::Replayed { .. })
         ));
         assert!(!seal.is_new(&first) && seal.is_new(&earlier));
+    }
+
+    #[test]
+    fn nobody_signs_the_last_version_that_there_is() {
+        let seal = Seal::with(&[key("k1", 1)]);
+        let place: Key = "a/b".parse().expect("a key");
+        for version in [seal.next_version(&place) + 2 * LEAP, u64::MAX] {
+            let value = seal.seal(&place, version, b"x", None);
+            let refused = seal.open(&place, &value.expect("a key is live"));
+            assert!(
+                matches!(refused, Err(Distrust::TooFar { version: found, .. }) if found == version),
+                "{refused:?}"
+            );
+        }
+        // and it is forgotten
+        let next = seal.seal(&place, seal.next_version(&place), b"x", None);
+        assert!(seal.open(&place, &next.expect("a key is live")).is_ok());
     }
 
     #[test]

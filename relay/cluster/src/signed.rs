@@ -88,6 +88,14 @@ pub enum Distrust {
     /// It would be good for longer than any may.
     #[error("it would be good for too long: that node's clock is ahead")]
     TooLong,
+    /// A version that nobody comes to by counting, and after which there is no room for others.
+    #[error("version {version} is too far ahead: {most} is the last that is believed now")]
+    TooFar {
+        /// Of this one.
+        version: u64,
+        /// The last that is believed.
+        most: u64,
+    },
     /// A later one was seen before, or another one of this version.
     #[error("version {version} comes after version {seen}: it is not the latest")]
     Replayed {
@@ -261,7 +269,25 @@ impl Verifier {
         signed: &Bytes,
         now: SystemTime,
     ) -> Result<Verified, Distrust> {
+        self.verify_up_to(u64::MAX, place, (owner, signed), now)
+    }
+
+    /// As [`verify`](Self::verify), of values up to the version `most`: one that is further ahead is not remembered.
+    ///
+    /// # Errors
+    /// [`Distrust`].
+    pub fn verify_up_to(
+        &self,
+        most: u64,
+        place: &Key,
+        (owner, signed): (&str, &Bytes),
+        now: SystemTime,
+    ) -> Result<Verified, Distrust> {
         let (head, payload) = self.authentic(place, signed, now)?;
+        let version = head.version;
+        if version > most {
+            return Err(Distrust::TooFar { version, most });
+        }
         if head.owner != owner {
             return Err(Distrust::Foreign(head.owner));
         }

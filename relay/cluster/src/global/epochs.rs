@@ -14,7 +14,7 @@ use super::bundle::{Bundle, BundleError, Change, Difference, Object};
 use super::pointer::{self, Content, Record};
 use crate::error::ClusterError;
 use crate::key::{Key, NotAKey, Prefix};
-use crate::seal::{Opened, Seal};
+use crate::seal::{LEAP, Opened, Seal};
 use crate::signed::Distrust;
 use crate::store::{Entry, Revision, Store};
 
@@ -26,6 +26,9 @@ const MOST_PARTS: usize = 64;
 
 /// How often the newest epoch is looked for while others come.
 const TRIES: u32 = 5;
+
+/// The last epoch that is believed where none was accepted before: there is room for others after it.
+const FIRST_UP_TO: u64 = u64::MAX / 2;
 
 /// The pointer's key below [`pointers`].
 const CURRENT: &str = "current";
@@ -466,8 +469,15 @@ impl Epochs {
         Ok(Some((entry, records)))
     }
 
+    /// The last epoch that is believed now. Epochs are counted one by one, so nobody comes to a later one in order.
+    fn most(&self) -> u64 {
+        let floor = self.floor.as_ref();
+        floor.map_or(FIRST_UP_TO, |floor| floor.epoch.saturating_add(LEAP))
+    }
+
     fn read(&self, entry: &Entry) -> Result<Vec<Record>, Distrust> {
-        let Opened { payload, version } = self.seal.open(&self.place, &entry.value)?;
+        let most = self.most();
+        let Opened { payload, version } = self.seal.open_up_to(most, &self.place, &entry.value)?;
         let records = pointer::read(&payload).ok_or(Distrust::Malformed)?;
         let newest = records.last().map(|record| record.epoch);
         if version.is_some_and(|version| Some(version) != newest) {
@@ -538,7 +548,9 @@ impl Epochs {
         content: Content,
         from: Option<u64>,
     ) -> Result<u64, EpochError> {
-        let epoch = base.epoch().saturating_add(1);
+        let (version, most) = (base.epoch(), self.most());
+        let next = version.checked_add(1);
+        let epoch = next.ok_or(Distrust::TooFar { version, most })?;
         let mut records = base.records.clone();
         records.push(Record {
             epoch,

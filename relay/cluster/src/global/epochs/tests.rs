@@ -358,6 +358,38 @@ async fn what_was_accepted_is_not_gone_back_on() {
 }
 
 #[tokio::test]
+async fn nobody_makes_the_last_epoch_that_there_is() {
+    let world = World::new();
+    // it remembers what it has seen
+    let seal = seal(&["a"]);
+    imported(&world.epochs(seal.clone(), None), &metrics("1")).await;
+    let accepted = world.epochs(seal.clone(), None).newest().await;
+    let accepted = accepted.expect("read");
+    let here = || world.epochs(seal.clone(), accepted.clone());
+    let (_, mut records) = here().pointer().await.expect("read").expect("there");
+    for (epoch, floor) in [
+        (u64::MAX, None),
+        (u64::MAX, accepted.clone()),
+        (2 + LEAP, accepted.clone()),
+    ] {
+        records[0].epoch = epoch;
+        let sealed = here().sealed(epoch, records.clone()).expect("signed");
+        world.put_pointer(sealed).await;
+        let read = world.epochs(seal.clone(), floor).newest().await;
+        assert!(
+            matches!(
+                read,
+                Err(EpochError::Distrust(Distrust::TooFar { version, .. })) if version == epoch
+            ),
+            "{read:?}"
+        );
+    }
+
+    assert_eq!(imported(&here(), &metrics("2")).await, 2);
+    assert_eq!(source(&here()).await, "2");
+}
+
+#[tokio::test]
 async fn keys_can_be_rotated_without_a_change() {
     let world = World::new();
     imported(&world.epochs(seal(&["a"]), None), &metrics("1")).await;
