@@ -40,7 +40,8 @@ const MAX_NAME: usize = 256;
 /// For how long things are reserved, and how much there may be of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// After so long without a renewal a reservation is over: from a second to an hour.
+    /// After so long without a renewal a login of this relay is over, and its reservation with the last one: from a second to
+    /// an hour. Other relays may have another time: each login has its own in the store.
     pub ttl: Duration,
     /// For so long a login that has begun holds its server.
     pub hold: Duration,
@@ -286,7 +287,7 @@ impl Reservations {
                 source: wanted.source.to_string(),
                 relay: self.0.relay.to_string(),
             };
-            Decision::Put(Value::new(State::Held(held), lasts), true)
+            Decision::Put(Value::held(held, lasts), true)
         };
         let Some(now) = now.filter(|now| !now.is_over()) else {
             return Ok(if is_spent {
@@ -408,19 +409,19 @@ impl Reservations {
             Some(State::Reserved(_)) => now.and_then(|now| now.reserved_by(&login.user)),
         };
         let relay = shared.relay.as_str();
+        let kept = (login.id.as_str(), shared.terms.ttl);
         let reserved = match reserved {
-            None => Reserved::by(&login.user, &login.id, relay),
+            None => Reserved::by(&login.user, kept, relay),
             Some(there) => {
                 let is_full = there.logins.len() >= MOST_LOGINS;
                 if is_full && !there.logins.contains_key(&login.id) {
                     return Err(Refused::TooManyLogins(server.clone()));
                 }
-                there.renewed(&login.id, relay)
+                there.renewed(kept, relay)
             }
         };
         let token = reserved.token;
-        let value = Value::new(State::Reserved(reserved), shared.terms.ttl);
-        Ok(Decision::Put(value, token))
+        Ok(Decision::Put(Value::reserved(reserved), token))
     }
 
     /// Ends a login: with the last one of its user the server is free.
@@ -435,7 +436,6 @@ impl Reservations {
         );
         // nothing renews it any more
         drop(reservation);
-        let ttl = self.0.terms.ttl;
         let released = self.0.places.change(&server, |now| {
             let Some(mut reserved) = ours(now, &user, token) else {
                 return Ok(Decision::Keep(false));
@@ -446,8 +446,7 @@ impl Reservations {
             if reserved.logins.is_empty() {
                 return Ok(Decision::Remove(true));
             }
-            let value = Value::new(State::Reserved(reserved), ttl);
-            Ok(Decision::Put(value, false))
+            Ok(Decision::Put(Value::reserved(reserved), false))
         });
         let (is_free, _) = released.await?;
         debug!(%server, user, login, is_free, "a login that shared the reservation has ended");

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::board::{Occupation, Occupied};
 use super::places::{Current, Places};
-use super::value::{Login, Reserved, State, Value};
+use super::value::{Login, Reserved, Value};
 use super::{Login as Asked, Refused};
 use crate::values::Decision;
 
@@ -178,15 +178,12 @@ impl Renewal {
         let renewed = places.change(server, |now| {
             let reserved = ours(now, &login.user, *token);
             let reserved = reserved.ok_or_else(|| Refused::Lost(server.clone()))?;
-            let mut reserved = reserved.renewed(&login.id, relay.as_str());
-            let dead = silent(others, &reserved, *ttl);
+            let mut reserved = reserved.renewed((&login.id, *ttl), relay.as_str());
+            let dead = silent(others, &reserved);
             reserved
                 .logins
                 .retain(|id, _| *id == login.id || !dead.contains(id));
-            Ok(Decision::Put(
-                Value::new(State::Reserved(reserved), *ttl),
-                (),
-            ))
+            Ok(Decision::Put(Value::reserved(reserved), ()))
         });
         renewed.await?;
         Ok(())
@@ -200,11 +197,7 @@ pub(super) fn ours(now: Option<Current>, user: &str, token: u64) -> Option<Reser
 }
 
 /// The logins that nobody has kept up for their time to live.
-fn silent(
-    seen: &mut HashMap<String, (u64, Moment)>,
-    reserved: &Reserved,
-    ttl: Duration,
-) -> Vec<String> {
+fn silent(seen: &mut HashMap<String, (u64, Moment)>, reserved: &Reserved) -> Vec<String> {
     let now = Moment::now();
     seen.retain(|id, _| reserved.logins.contains_key(id));
     let is_silent = |(id, login): (&String, &Login)| {
@@ -212,7 +205,7 @@ fn silent(
         if *beat != login.beat {
             (*beat, *since) = (login.beat, now);
         }
-        (now.since(*since) >= ttl).then(|| id.clone())
+        (now.since(*since) >= login.ttl()).then(|| id.clone())
     };
     reserved.logins.iter().filter_map(is_silent).collect()
 }

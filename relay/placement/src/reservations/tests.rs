@@ -104,9 +104,13 @@ impl Site {
     }
 
     fn relay_with(&self, node: &str, keys: &[ClusterKey]) -> Relay {
+        self.relay_of(node, TERMS, keys)
+    }
+
+    fn relay_of(&self, node: &str, terms: Terms, keys: &[ClusterKey]) -> Relay {
         let (store, tasks) = (Arc::clone(&self.store) as _, Tasks::new());
         let seal = Seal::with(keys);
-        let reservations = Reservations::new(store, seal, name(node), TERMS, tasks.clone());
+        let reservations = Reservations::new(store, seal, name(node), terms, tasks.clone());
         Relay {
             reservations: reservations.expect("keys"),
             tasks,
@@ -201,6 +205,39 @@ async fn one_user_has_it_from_the_first_login_to_the_last_logout() {
     assert!(one.is_free().await);
     let bob = one.log_in("bob", "3").await.expect("it is free at once");
     assert!(bob.is_held());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_login_lasts_as_long_as_its_own_relay_counts_on() {
+    let site = Site::new();
+    let relay = |node, seconds| {
+        let ttl = Duration::from_secs(seconds);
+        site.relay_of(node, Terms { ttl, ..TERMS }, &[key("k1")])
+    };
+    let (patient, hurried) = (relay("one", 3600), relay("other", 2));
+    let first = patient.log_in("ann", "1").await.expect("free");
+    let second = hurried.log_in("ann", "2").await.expect("ann shares it");
+    // the one renews every twenty minutes, the other every second
+    sleep(600 * SECOND).await;
+    assert!(first.is_held() && second.is_held());
+    hurried
+        .reservations
+        .release(second)
+        .await
+        .expect("released");
+    sleep(500 * SECOND).await;
+
+    assert!(first.is_held());
+    assert!(
+        is_reserved_by(hurried.hold("bob", OFFICE).await, "ann"),
+        "nobody gets what somebody counts on"
+    );
+    patient.tasks.stop(); // as if it was killed
+    // it stands as the release has left it
+    sleep(3099 * SECOND).await;
+    assert!(is_reserved_by(hurried.hold("bob", OFFICE).await, "ann"));
+    sleep(SECOND).await;
+    hurried.log_in("bob", "3").await.expect("free now");
 }
 
 #[tokio::test(start_paused = true)]

@@ -60,13 +60,30 @@ pub(super) struct Login {
     pub(super) relay: String,
     /// Counts its renewals.
     pub(super) beat: u64,
+    /// It has ended once it was not renewed for so long, whatever other relays have for theirs.
+    ttl_ms: u64,
+}
+
+impl Login {
+    pub(super) fn ttl(&self) -> Duration {
+        Duration::from_millis(self.ttl_ms).clamp(SHORTEST, LONGEST)
+    }
 }
 
 impl Value {
-    pub(super) fn new(state: State, ttl: Duration) -> Self {
+    pub(super) fn held(held: Held, lasts: Duration) -> Self {
         Self {
-            ttl_ms: milliseconds(ttl),
-            state,
+            ttl_ms: milliseconds(lasts),
+            state: State::Held(held),
+        }
+    }
+
+    /// For as long as any of the logins may last: each relay counts on what it has set for its own.
+    pub(super) fn reserved(reserved: Reserved) -> Self {
+        let longest = reserved.logins.values().map(Login::ttl).max();
+        Self {
+            ttl_ms: milliseconds(longest.unwrap_or(SHORTEST)),
+            state: State::Reserved(reserved),
         }
     }
 
@@ -76,8 +93,8 @@ impl Value {
 }
 
 impl Reserved {
-    /// A reservation with its first login.
-    pub(super) fn by(holder: &str, login: &str, relay: &str) -> Self {
+    /// A reservation with its first login, which lasts for `ttl` unless it is renewed.
+    pub(super) fn by(holder: &str, (login, ttl): (&str, Duration), relay: &str) -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let first = Self {
             holder: holder.to_owned(),
@@ -85,14 +102,15 @@ impl Reserved {
             since_ms: milliseconds(since.unwrap_or_default()),
             logins: BTreeMap::new(),
         };
-        first.renewed(login, relay)
+        first.renewed((login, ttl), relay)
     }
 
     /// The same with one more sign of life of a login.
-    pub(super) fn renewed(mut self, login: &str, relay: &str) -> Self {
+    pub(super) fn renewed(mut self, (login, ttl): (&str, Duration), relay: &str) -> Self {
         let new = || Login {
             relay: relay.to_owned(),
             beat: 0,
+            ttl_ms: milliseconds(ttl),
         };
         let kept = self.logins.entry(login.to_owned()).or_insert_with(new);
         kept.beat = kept.beat.saturating_add(1);
