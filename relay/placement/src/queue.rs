@@ -4,6 +4,7 @@
 
 mod runner;
 mod line;
+mod users;
 mod ticket;
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 use tracing::{info, info_span};
 
 use self::line::Line;
+use self::users::Users;
 use crate::values::{Decision, Unchangeable, Values};
 
 pub use line::{Placed, Waiting};
@@ -117,6 +119,7 @@ struct Shared {
     values: Values<Ticket>,
     all: Prefix,
     limits: Mutex<Limits>,
+    users: Users,
     line: Line,
 }
 
@@ -130,6 +133,7 @@ impl Queue {
             values: Values::new(store, seal, GOOD_FOR),
             all: "queue".parse()?,
             limits: Mutex::default(),
+            users: Users::default(),
             line: Line::new(),
         })))
     }
@@ -142,6 +146,7 @@ impl Queue {
     /// Signs and checks with other keys from now on.
     pub fn rotate(&self, keys: &[ClusterKey]) {
         self.0.values.seal.rotate(keys);
+        self.0.users.forget();
         self.0.line.judge_again();
     }
 
@@ -203,12 +208,13 @@ impl Queue {
 
     async fn check_room(&self, user: &str) -> Result<(), QueueError> {
         let limits = *self.0.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = self.list().await?;
-        if waiting.len() >= limits.all {
-            return Err(QueueError::Full(waiting.len()));
+        let entries = self.0.values.store.list(&self.0.all).await?;
+        let (all, own) = self.0.users.count(&entries, user, |entry| {
+            self.0.values.open(entry).ok().map(|ticket| ticket.user)
+        });
+        if all >= limits.all {
+            return Err(QueueError::Full(all));
         }
-        let own = waiting.iter().filter(|placed| placed.ticket.user == user);
-        let own = own.count();
         if own >= limits.per_user {
             return Err(QueueError::FullForUser(own));
         }
