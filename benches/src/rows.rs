@@ -10,6 +10,7 @@ mod neighbours;
 mod wan;
 mod scale;
 mod nodes;
+mod hostile;
 mod placement;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -178,6 +179,13 @@ pub const ROWS: &[Row] = &[
         quick: false,
         within: 240,
         run: placement::of_a_thousand_servers,
+    },
+    Row {
+        id: "HOSTILE",
+        title: "Decisions beside forty scripts that do harm, one after the other",
+        quick: false,
+        within: 400,
+        run: hostile::beside_forty,
     },
 ];
 

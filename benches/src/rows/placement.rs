@@ -13,7 +13,7 @@ use sallyport_placement::placement::Parts;
 use sallyport_placement::{Action, Placement, Request, Settings};
 use sallyport_scripts::Folders;
 use sallyport_tests::program;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::time::{Instant as Heard, sleep};
@@ -44,8 +44,20 @@ const GROUP: &str = "function(input) {
 #[derive(Debug)]
 struct Speaking {
     known: Mutex<(Vec<Known>, u32)>,
+    count: u32,
     since: Instant,
     speak: bool,
+}
+
+impl Speaking {
+    fn new(count: u32, speak: bool) -> Self {
+        Self {
+            known: Mutex::new(((0..count).map(|number| server(number, 0)).collect(), 0)),
+            count,
+            since: Instant::now(),
+            speak,
+        }
+    }
 }
 
 impl Roster for Speaking {
@@ -53,9 +65,9 @@ impl Roster for Speaking {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let (servers, said) = &mut *known;
         let due = self.since.elapsed().as_secs_f64() / SPEAKS_EVERY.as_secs_f64();
-        let due = due * f64::from(SERVERS);
+        let due = due * f64::from(self.count);
         while self.speak && f64::from(*said) < due {
-            let number = *said % SERVERS;
+            let number = *said % self.count;
             let place = usize::try_from(number).unwrap_or(0);
             servers[place] = server(number, *said);
             *said += 1;
@@ -86,7 +98,7 @@ fn server(number: u32, said: u32) -> Known {
         "memAvailable": 128_u64 << 30, "uptime": said, "loggedInUsers": ["ada", "eve", "bob"], "gpus": [gpu(0), gpu(1)],
         "sessions": (number + said) % 17, "staticData": { "group": groups[number as usize % 3], "gpu": true },
         "metrics": { "licences": { "free": said % 10, "used": 3 } }, "loginEnabled": true, "startEnabled": true,
-        "reservable": false, "version": "1.0.0", "lastUpdate": said,
+        "reservable": false, "version": "1.0.0", "lastUpdate": said, "configEpoch": 1_000,
     });
     Known {
         server: Arc::new(serde_json::from_value::<Server>(server).expect("a server")),
@@ -135,11 +147,12 @@ fn round(speak: bool) -> (f64, f64) {
         .build();
     runtime.expect("threads").block_on(async {
         let tasks = Tasks::new();
-        let placement = placement(speak, &tasks);
+        let config = watch::channel(Some(config())).1;
+        let placement = placement((SERVERS, speak), config, &tasks);
         let mut times = Vec::new();
         for _ in 0..WARM_UP + DECISIONS {
             let begun = Instant::now();
-            let placed = Box::pin(placement.place(request())).await;
+            let placed = Box::pin(placement.place(request(Action::Start))).await;
             times.push(begun.elapsed().as_secs_f64() * 1e3);
             drop(placed.expect("a server"));
             sleep(PAUSE).await;
@@ -151,20 +164,19 @@ fn round(speak: bool) -> (f64, f64) {
     })
 }
 
-fn placement(speak: bool, tasks: &Tasks) -> Placement {
+/// A relay's placement among so many servers, which speak or do not, with workers of the release binary.
+pub(super) fn placement(
+    (servers, speak): (u32, bool),
+    config: watch::Receiver<Option<Applied>>,
+    tasks: &Tasks,
+) -> Placement {
     let settings = sallyport_scripts::Settings {
         program: program("sallyport-relay"),
         ..sallyport_scripts::Settings::default()
     };
-    let speaking = Speaking {
-        known: Mutex::new(((0..SERVERS).map(|number| server(number, 0)).collect(), 0)),
-        since: Instant::now(),
-        speak,
-    };
-    let (_, config) = watch::channel(Some(config()));
     let parts = Parts {
         node: "here".parse().expect("a name"),
-        roster: Arc::new(speaking),
+        roster: Arc::new(Speaking::new(servers, speak)),
         config,
         pending: Pending::default(),
         occupied: watch::channel(Arc::default()).1,
@@ -184,16 +196,21 @@ fn config() -> Applied {
         "scripts": { "users": script(USERS), "group": script(GROUP) },
         "chains": { "start": { "scripts": ["users", "group", "fewest-sessions"] } },
     });
+    applied(1, &objects)
+}
+
+/// A configuration with these objects.
+pub(super) fn applied(epoch: u64, objects: &Value) -> Applied {
     let bundle = json!({ "format": "sallyport-config/1", "objects": objects });
     Applied {
-        epoch: 1,
+        epoch,
         sha256: String::new(),
         bundle: Arc::new(Bundle::from_value(bundle).expect("a good bundle")),
     }
 }
 
-fn request() -> Request {
-    let mut request = Request::new(Action::Start);
+pub(super) fn request(action: Action) -> Request {
+    let mut request = Request::new(action);
     request.user.insert("login".to_owned(), json!("ada"));
     request.user_groups = vec!["staff".to_owned(), "physics".to_owned()];
     request
