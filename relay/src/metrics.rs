@@ -37,6 +37,9 @@ const PROGRAMS: usize = 8;
 /// A function that does not stop when it is interrupted is killed so much later.
 const KILLED_AFTER: Duration = Duration::from_millis(200);
 
+/// Nobody waits for a metric, so it gives way to what moves users' bytes.
+const NICENESS: i32 = 5;
+
 /// A function waits so long for the others to give way.
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -305,6 +308,7 @@ fn evaluator(
         limits: Limits {
             interrupt: config.function,
             kill: config.function.saturating_add(KILLED_AFTER),
+            niceness: NICENESS,
             ..Limits::default()
         },
         ..Settings::default()

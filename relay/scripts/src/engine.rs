@@ -61,7 +61,8 @@ impl Engine {
         // garbage is collected between calls, and within one only when much of the memory is used
         runtime.set_gc_threshold(memory / 2);
         runtime.set_max_stack_size(usize::try_from(setup.stack).unwrap_or(usize::MAX));
-        let clock = Clock::new(Duration::from_millis(setup.interrupt));
+        let [each, latest] = [setup.interrupt, setup.latest].map(Duration::from_millis);
+        let clock = Clock::new(each, latest);
         let watched = clock.clone();
         runtime.set_interrupt_handler(Some(Box::new(move || watched.is_over())));
         let keeper = Context::full(&runtime)?;

@@ -55,9 +55,15 @@ pub(crate) struct Setup {
     /// Bytes of the JavaScript stack.
     #[prost(uint64, tag = "2")]
     pub(crate) stack: u64,
-    /// Milliseconds after which a function is interrupted.
+    /// Milliseconds of a processor's time after which a function is interrupted.
     #[prost(uint64, tag = "3")]
     pub(crate) interrupt: u64,
+    /// Milliseconds after which it is interrupted, whatever it has had of the processor.
+    #[prost(uint64, tag = "5")]
+    pub(crate) latest: u64,
+    /// By how much other work goes before that of the worker.
+    #[prost(int32, tag = "6")]
+    pub(crate) niceness: i32,
     /// Bytes of a returned value as JSON.
     #[prost(uint64, tag = "4")]
     pub(crate) output: u64,

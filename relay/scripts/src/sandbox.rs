@@ -29,9 +29,6 @@ const CPU_SECONDS: u64 = 60;
 /// itself allocates.
 const BESIDE_THE_HEAP: u64 = 16 << 20;
 
-/// Scripts give way to what moves users' bytes.
-const NICENESS: i32 = 5;
-
 /// Why the box could not be closed. The worker must then end.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot close the worker's box: {step}: {cause}")]
@@ -40,11 +37,12 @@ pub(crate) struct SandboxError {
     cause: io::Error,
 }
 
-/// Closes the box for good; `heap` is the limit of the JavaScript heap in bytes. Returns what this kernel lacks of it.
+/// Closes the box for good; `heap` is the limit of the JavaScript heap in bytes, and other work goes before this one's by
+/// `niceness`. Returns what this kernel lacks of it.
 ///
 /// # Errors
 /// When a part that every kernel has cannot be set.
-pub(crate) fn enter(heap: u64) -> Result<Vec<String>, SandboxError> {
+pub(crate) fn enter(heap: u64, niceness: i32) -> Result<Vec<String>, SandboxError> {
     let failed = |step| move |cause| SandboxError { step, cause };
     // one whose relay went before this finds its pipe closed
     set_parent_process_death_signal(Some(Signal::KILL))
@@ -61,6 +59,8 @@ pub(crate) fn enter(heap: u64) -> Result<Vec<String>, SandboxError> {
     // it takes a descriptor, which the limits leave none of
     missing.extend(shut_out_files().err());
     limit(heap).map_err(failed("setting resource limits"))?;
+    // a sandbox around the relay may refuse; nothing depends on it
+    let _refused = setpriority_process(None, niceness);
     missing.extend(allow_only_these_calls().err());
     Ok(missing)
 }
@@ -96,8 +96,6 @@ fn limit(heap: u64) -> io::Result<()> {
         };
         setrlimit(resource, both)?;
     }
-    // a sandbox around the relay may refuse; nothing depends on it
-    let _refused = setpriority_process(None, NICENESS);
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Worker processes and the calls that they take turns at.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,8 +51,8 @@ struct Pool {
     turns: Semaphore,
     /// As many as `idle` holds.
     ready: Semaphore,
-    /// The one that was used last is used next: it knows the most servers.
-    idle: Mutex<Vec<Worker>>,
+    /// The one that was used last is used next: it knows the most servers. One that is new comes last.
+    idle: Mutex<VecDeque<Worker>>,
     /// Workers that are to be started.
     vacancies: Semaphore,
     /// Why the last one did not start.
@@ -239,7 +240,7 @@ impl Pool {
         let until = Instant::now() + UP_WITHIN;
         while let Ok(Ok(ready)) = timeout_at(until, self.ready.acquire()).await {
             ready.forget();
-            let taken = lock(&self.idle).pop();
+            let taken = lock(&self.idle).pop_back();
             if let Some(worker) = taken {
                 if worker.is_fit() {
                     return Ok(worker);
@@ -254,7 +255,12 @@ impl Pool {
     }
 
     fn came_up(&self, worker: Worker) {
-        lock(&self.idle).push(worker);
+        lock(&self.idle).push_front(worker);
+        self.ready.add_permits(1);
+    }
+
+    fn came_back(&self, worker: Worker) {
+        lock(&self.idle).push_back(worker);
         self.ready.add_permits(1);
     }
 }
@@ -268,7 +274,7 @@ struct Vacancy<'a> {
 impl Vacancy<'_> {
     fn fill(mut self, worker: Worker) {
         self.filled = true;
-        self.pool.came_up(worker);
+        self.pool.came_back(worker);
     }
 }
 

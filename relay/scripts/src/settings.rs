@@ -25,9 +25,11 @@ pub struct Settings {
 /// What one function may use.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// It is interrupted after this long; default 50 ms. Waiting for `run` does not count.
+    /// It is interrupted after so much of a processor's time, and half-way between this and `kill` if it was given less;
+    /// default 50 ms. Waiting for `run` does not count.
     pub interrupt: Duration,
-    /// One that cannot be interrupted is killed with its process after this long; default 250 ms.
+    /// One that cannot be interrupted is killed with its process after this long; default 200 ms, so that it is gone after
+    /// 250 ms, whatever it did.
     pub kill: Duration,
     /// Bytes of a worker's JavaScript heap, the servers that it keeps included; default 48 MiB. A thousand servers of
     /// 1.5 KiB each, kept and copied for a call while old ones are still held, take 22 MiB of it. The kernel holds the
@@ -39,6 +41,9 @@ pub struct Limits {
     pub output: u64,
     /// Calls after which a worker is replaced; default 1,000.
     pub calls: u32,
+    /// By how much the other work of the machine goes before this, as the kernel counts it; default 0, because somebody
+    /// waits for a choice, on a node that may be busy.
+    pub niceness: i32,
 }
 
 impl Default for Settings {
@@ -59,22 +64,28 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             interrupt: Duration::from_millis(50),
-            kill: Duration::from_millis(250),
+            kill: Duration::from_millis(200),
             memory: 48 << 20,
             stack: 256 << 10,
             output: 1 << 20,
             calls: 1_000,
+            niceness: 0,
         }
     }
 }
 
 impl Limits {
     pub(crate) fn setup(&self) -> Setup {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        // half-way to the kill, which says less about what happened
+        let latest = self.interrupt.saturating_add(self.kill) / 2;
         Setup {
             memory: self.memory,
             stack: self.stack,
-            interrupt: u64::try_from(self.interrupt.as_millis()).unwrap_or(u64::MAX),
+            interrupt: milliseconds(self.interrupt),
+            latest: milliseconds(latest),
             output: self.output,
+            niceness: self.niceness,
         }
     }
 }

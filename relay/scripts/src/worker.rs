@@ -46,7 +46,7 @@ fn work() -> Result<(), Broken> {
     let mut engine = Engine::new(&setup)?;
     know_the_time_zone(&mut engine);
     engine.prepare()?;
-    let missing = sandbox::enter(setup.memory)?;
+    let missing = sandbox::enter(setup.memory, setup.niceness)?;
     let relay = Rc::new(Relay::new(&setup));
     relay.report(Report::Ready(Ready { missing }))?;
     loop {

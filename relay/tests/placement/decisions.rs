@@ -1,5 +1,7 @@
 //! What scripts may return, and what users are told.
 
+use std::time::Duration;
+
 use sallyport_placement::trace::{Outcome, Verdict};
 use sallyport_placement::{Action, Request};
 use serde_json::{Value, json};
@@ -104,7 +106,7 @@ async fn nobody_chose_or_nobody_was_there_are_told_apart() {
 async fn a_script_that_fails_is_told_or_stood_in_for() {
     let world = World::with(
         &two(),
-        engine(|_| {}),
+        engine(|settings| settings.limits.kill = Duration::from_secs(60)),
         sallyport_placement::Settings::default(),
     );
     let fails = json!({ "kind": "javascript", "source": "() => { for (;;); }" });

@@ -1,9 +1,10 @@
 //! What administrators of FastX 3 write, called as the relay calls it.
 
-use sallyport_scripts::{Choice, Fault, Moment, Script, Step};
+use sallyport_ops::Tasks;
+use sallyport_scripts::{Choice, Fault, Moment, Script, Scripts, Step};
 use serde_json::{Value, json};
 
-use crate::{call, scripts, server};
+use crate::{LONG, call, scripts, server, settings};
 
 fn servers() -> Vec<Value> {
     vec![
@@ -32,7 +33,9 @@ async fn choose(chain: &[&str]) -> Vec<Step> {
     let servers: Vec<_> = servers().iter().map(server).collect();
     let named = |(n, function): (usize, &&str)| Script::new(format!("s{n}"), *function);
     let chain: Vec<_> = chain.iter().enumerate().map(named).collect();
-    scripts()
+    let mut settings = settings();
+    settings.limits.kill = LONG;
+    Scripts::start(settings, &Tasks::new())
         .choose(&chain, &input(), &servers, Moment { now: 0, seed: 1 })
         .await
 }

@@ -85,7 +85,7 @@ async fn a_chain_has_as_many_functions_as_it_has() {
 async fn one_that_stays_silent_is_killed_on_time() {
     let error = call(&saying(BEGUN), "() => 1", &json!({})).await;
     let fault = error.expect_err("killed").fault;
-    assert_eq!(fault, Fault::Killed(Duration::from_millis(250)));
+    assert_eq!(fault, Fault::Killed(Duration::from_millis(200)));
 }
 
 #[tokio::test]

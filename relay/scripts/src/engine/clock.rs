@@ -4,28 +4,37 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
 /// The time of the running function. Clones are the same clock.
+///
+/// It is the processor's: a node that is busy with other work gives a worker few turns, for which no function is to blame. Time
+/// as others have it counts too, and there is more of it.
 #[derive(Debug, Clone)]
 pub(super) struct Clock {
-    until: Rc<Cell<Option<Instant>>>,
+    until: Rc<Cell<Option<(Timespec, Instant)>>>,
     fired: Rc<Cell<bool>>,
-    each: Duration,
+    each: Timespec,
+    latest: Duration,
 }
 
 impl Clock {
-    /// A clock that stands still and gives every function `each`.
-    pub(super) fn new(each: Duration) -> Self {
+    /// A clock that stands still and gives every function `each` of the processor's time, within `latest`.
+    pub(super) fn new(each: Duration, latest: Duration) -> Self {
         Self {
             until: Rc::default(),
             fired: Rc::default(),
-            each,
+            each: Timespec::try_from(each).unwrap_or_default(),
+            latest,
         }
     }
 
     /// A function begins.
     pub(super) fn start(&self) {
         self.fired.set(false);
-        self.until.set(Instant::now().checked_add(self.each));
+        let used_up = used().checked_add(self.each);
+        self.until
+            .set(used_up.zip(Instant::now().checked_add(self.latest)));
     }
 
     /// It ended; what runs now is ours.
@@ -37,16 +46,13 @@ impl Clock {
     pub(super) fn extend(&self, waited: Duration) {
         let until = self.until.get();
         self.until
-            .set(until.and_then(|until| until.checked_add(waited)));
+            .set(until.and_then(|(used_up, latest)| Some((used_up, latest.checked_add(waited)?))));
     }
 
     /// Asked by the engine every now and then, and by us between jobs.
     pub(super) fn is_over(&self) -> bool {
-        if self
-            .until
-            .get()
-            .is_some_and(|until| Instant::now() >= until)
-        {
+        let is_over = |(used_up, latest)| Instant::now() >= latest || used() >= used_up;
+        if self.until.get().is_some_and(is_over) {
             self.fired.set(true);
         }
         self.fired.get()
@@ -55,5 +61,42 @@ impl Clock {
     /// Whether the function was found to be over its time.
     pub(super) fn has_fired(&self) -> bool {
         self.fired.get()
+    }
+}
+
+/// What this thread has had of a processor.
+fn used() -> Timespec {
+    clock_gettime(ClockId::ThreadCPUTime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn spins_until_over(clock: &Clock) -> Duration {
+        let begun = used();
+        while !clock.is_over() {}
+        (used() - begun).try_into().expect("time goes on")
+    }
+
+    #[test]
+    fn what_counts_is_the_processors_time_and_in_the_end_any() {
+        let each = Duration::from_millis(30);
+        let clock = Clock::new(each, LONG);
+        clock.start();
+        std::thread::sleep(2 * each);
+        assert!(!clock.is_over(), "it had no turn");
+        assert!(spins_until_over(&clock) >= each / 2);
+
+        let clock = Clock::new(LONG, each);
+        clock.start();
+        let latest = |clock: &Clock| clock.until.get().expect("it runs").1;
+        let before = latest(&clock);
+        clock.extend(each);
+        assert_eq!(latest(&clock) - before, each);
+        std::thread::sleep(2 * each);
+        assert!(clock.is_over());
     }
 }

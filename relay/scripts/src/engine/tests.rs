@@ -33,6 +33,8 @@ fn engine() -> Engine {
         memory: 16 << 20,
         stack: 256 << 10,
         interrupt: 500,
+        latest: 60_000,
+        niceness: 0,
         output: 1000,
     };
     Engine::new(&setup).unwrap()

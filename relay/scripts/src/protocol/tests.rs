@@ -24,12 +24,16 @@ fn call() -> impl Strategy<Value = Call> {
 }
 
 fn order() -> impl Strategy<Value = ToWorker> {
-    let setup = any::<[u64; 4]>().prop_map(|[memory, stack, interrupt, output]| Setup {
-        memory,
-        stack,
-        interrupt,
-        output,
-    });
+    let setup = (any::<[u64; 5]>(), any::<i32>()).prop_map(
+        |([memory, stack, interrupt, output, latest], niceness)| Setup {
+            memory,
+            stack,
+            interrupt,
+            output,
+            latest,
+            niceness,
+        },
+    );
     let answer = (".*", any::<bool>()).prop_map(|(text, failed)| Answer { text, failed });
     prop_oneof![
         setup.prop_map(Order::Setup),
