@@ -194,9 +194,9 @@ async fn a_recorded_call_is_repeated_exactly() {
 
 #[tokio::test]
 async fn a_worker_follows_a_list_that_changes() {
-    let mut settings = crate::settings();
+    let mut settings = settings();
     settings.workers = 1;
-    let scripts = sallyport_scripts::Scripts::start(settings, &sallyport_ops::Tasks::new());
+    let scripts = Scripts::start(settings, &Tasks::new());
     let chain = [Script::new(
         "sum",
         "i => 'x' + i.servers.reduce((sum, s) => sum + s.n, 0)",

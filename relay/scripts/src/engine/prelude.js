@@ -3,10 +3,12 @@
 // outlives the call (`kept`, `ask`) only as copies and behind a function.
 (() => {
   "use strict";
-  const { defineProperty, keys } = Object;
+  const { create, defineProperty, getPrototypeOf, hasOwn, keys, setPrototypeOf } = Object;
   const { isArray } = Array;
   const { parse, stringify } = JSON;
-  const { construct } = Reflect;
+  const { construct, defineProperty: define, deleteProperty, get, getOwnPropertyDescriptor } = Reflect;
+  const { has, ownKeys, preventExtensions, set } = Reflect;
+  const CallProxy = Proxy;
   const { imul } = Math;
 
   // What would show time, garbage collection or other threads.
@@ -87,12 +89,70 @@
     for (let i = 0; i < names.length; i += 1) {
       const inner = object[names[i]];
       if (typeof inner === "object" && inner !== null) {
-        // assigning would call the setter of a key `__proto__`
-        const own = { value: copy(inner), writable: true, enumerable: true, configurable: true };
-        defineProperty(object, names[i], own);
+        if (names[i] === "__proto__") own(object, names[i], copy(inner));
+        else object[names[i]] = copy(inner);
       }
     }
     return object;
+  };
+
+  // Assigning would call the setter of a key `__proto__`, and those that a script puts on prototypes.
+  const own = (object, name, value) =>
+    defineProperty(object, name, { __proto__: null, value, writable: true, enumerable: true, configurable: true });
+
+  // A copy that is made of what is looked at, since most functions read a few fields of each server. The target has what was
+  // copied so far, and what is neither read nor asked for by name is copied whole first; then no trap is left. What is given
+  // out of `kept` is never an object of its own.
+  const whole = (handler, target) => {
+    const { kept } = handler;
+    if (kept === null) return;
+    handler.kept = null;
+    setPrototypeOf(handler, null);
+    const copied = { __proto__: null };
+    const before = keys(target);
+    for (let i = 0; i < before.length; i += 1) {
+      copied[before[i]] = target[before[i]];
+      deleteProperty(target, before[i]);
+    }
+    // without a prototype there are no setters
+    const prototype = getPrototypeOf(target);
+    setPrototypeOf(target, null);
+    const names = keys(kept);
+    for (let i = 0; i < names.length; i += 1) {
+      const name = names[i];
+      const value = kept[name];
+      if (typeof value !== "object" || value === null) target[name] = value;
+      else target[name] = copied[name] ?? copy(value);
+    }
+    setPrototypeOf(target, prototype);
+  };
+  const lazily = {
+    __proto__: null,
+    get(target, name, receiver) {
+      const { kept } = this;
+      if (kept === null || hasOwn(target, name) || !hasOwn(kept, name)) return get(target, name, receiver);
+      const value = kept[name];
+      if (typeof value !== "object" || value === null) return value;
+      const inner = copy(value);
+      own(target, name, inner);
+      return inner;
+    },
+    has(target, name) {
+      return (this.kept !== null && hasOwn(this.kept, name)) || has(target, name);
+    },
+  };
+  const wholly = { set, getOwnPropertyDescriptor, ownKeys, deleteProperty, preventExtensions, defineProperty: define };
+  for (const name of keys(wholly)) {
+    const act = wholly[name];
+    lazily[name] = function (target, ...rest) {
+      whole(this, target);
+      return act(target, ...rest);
+    };
+  }
+  const lazy = (kept) => {
+    const handler = create(lazily);
+    handler.kept = kept;
+    return new CallProxy({}, handler);
   };
 
   let input;
@@ -104,7 +164,7 @@
     },
     servers(kept, places) {
       const servers = [];
-      for (let i = 0; i < places.length; i += 1) servers[i] = copy(kept[places[i]]);
+      for (let i = 0; i < places.length; i += 1) servers[i] = lazy(kept[places[i]]);
       input.servers = servers;
     },
     // `ask(kind, words)` answers with JSON: {"is": …} or {"wrong": "…"}.

@@ -398,6 +398,49 @@ fn servers_are_copies_to_their_depth() {
     );
 }
 
+/// A server is copied as it is looked at, which no function can tell from an object of its own.
+#[test]
+fn servers_look_like_plain_objects_whatever_is_done_with_them() {
+    let mut engine = engine();
+    for (function, expected) in [
+        ("s => JSON.stringify(s)", json!(r#"{"__proto__x":1,"loadavg":[1,2,3],"serverId":"a","staticData":{"gpu":true}}"#)),
+        ("s => Object.keys(s)", json!(["__proto__x", "loadavg", "serverId", "staticData"])),
+        ("s => { s.loadavg.push(4); s.new = 1; return [Object.entries(s).length, s.loadavg, { ...s }.new] }",
+            json!([5, [1, 2, 3, 4], 1])),
+        ("s => { s.serverId = 'z'; delete s.loadavg; return [s.serverId, 'loadavg' in s, s.loadavg, Object.keys(s)] }",
+            json!(["z", false, null, ["__proto__x", "serverId", "staticData"]])),
+        ("s => ['serverId' in s, 'no' in s, 'toString' in s, s.hasOwnProperty('loadavg'), Object.hasOwn(s, 'no'), s.no]",
+            json!([true, false, true, true, false, null])),
+        ("s => [s.staticData === s.staticData, s === s, typeof s, s instanceof Object, String(s), Array.isArray(s.loadavg)]",
+            json!([true, true, "object", true, "[object Object]", true])),
+        ("s => { 'use strict'; Object.freeze(s); try { s.serverId = 1 } catch (e) { return [e.name, s.serverId, Object.isFrozen(s)] } }",
+            json!(["TypeError", "a", true])),
+        ("s => { Object.defineProperty(s, 'serverId', { get: () => 'g' }); const t = Object.create(s); t.own = 1;
+            return [s.serverId, t.serverId, Object.keys(t), 'own' in s] }", json!(["g", "g", ["own"], false])),
+        ("s => { const { serverId, ...rest } = s; const names = []; for (const name in s) names.push(name);
+            return [serverId, Object.keys(rest).length, names.length, Object.assign({}, s).serverId] }",
+            json!(["a", 3, 4, "a"])),
+        ("s => { Object.setPrototypeOf(s, { extra: 7 }); return [s.extra, s.serverId] }", json!([7, "a"])),
+        ("s => { Object.prototype.get = Object.prototype.set = Object.prototype.value = 1; Reflect.get = Object.hasOwn = null;
+            return [s.staticData.gpu, s.serverId] }", json!([true, "a"])),
+    ] {
+        let thrown = format!("input => {{ throw JSON.stringify(({function})(input.servers[0])) }}");
+        let call = choosing(&[thrown.as_str()], &servers(), &[0]);
+        let Outcome::Fault(wrong) = outcome(&mut engine, &call) else {
+            panic!("{function}: nothing thrown");
+        };
+        let shown: Value = serde_json::from_str(&wrong.text).unwrap_or_else(|_text| json!(wrong.text));
+        assert_eq!(shown, expected, "{function}");
+        // nothing of it is left
+        let look = ["input => { throw JSON.stringify(input.servers[0]) }"];
+        let Outcome::Fault(wrong) = outcome(&mut engine, &choosing(&look, &[], &[0])) else {
+            panic!("nothing thrown");
+        };
+        let left: Value = serde_json::from_str(&wrong.text).expect("JSON");
+        assert_eq!(left, servers()[0], "{function}");
+    }
+}
+
 #[test]
 fn a_choice_that_is_none_is_refused_by_name() {
     let mut engine = engine();
