@@ -494,3 +494,26 @@ async fn two_that_were_apart_agree_on_who_was_first() {
     assert_eq!(generations, [1_000]);
     assert!(second.speaker.tenure().is_refused() && !first.speaker.tenure().is_refused());
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_heard_for_a_minute_has_lost_the_name() {
+    let world = World::new();
+    let machine = |id, generation| world.machine(("n", id), generation, world.keys.subscribe());
+    let sees = world.node("sees", 1);
+    let first = machine("a", 1_000);
+    sees.until_it_sees(&["n"]).await;
+    let second = machine("b", 2_000);
+    sleep(Duration::from_secs(100)).await;
+    assert!(
+        second.speaker.tenure().is_refused(),
+        "the first is still heard"
+    );
+
+    first.kill();
+    sleep(Duration::from_secs(50)).await;
+    assert!(sees.sees().is_empty(), "it may be started again");
+    sleep(Duration::from_secs(15)).await;
+
+    assert!(!second.speaker.tenure().is_refused());
+    assert!(sees.sees().contains("n"));
+}

@@ -1,5 +1,6 @@
 //! Whether this process may speak as its node. Of two machines under one name the one that was started first has it, and
-//! goes on speaking; the other one falls silent, so that nobody is hidden by a mistake in a configuration.
+//! goes on speaking; the other one is silent until it has not heard of the first for a while, so that nobody is hidden by
+//! a mistake in a configuration, and nobody for ever by what was said once.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -16,6 +17,9 @@ use tracing::{error, info_span, warn};
 
 use super::{GOOD_FOR, Said, listen, nodes, speaker_of};
 use crate::credentials::signing;
+
+/// A machine that was not heard for this long has lost the name: within it a relay is started again.
+const LOST_AFTER: Duration = Duration::from_secs(60);
 
 /// How long it is shown that another machine was refused the name.
 const SHOWN_FOR: Duration = Duration::from_secs(10 * 60);
@@ -79,11 +83,11 @@ impl Tenure {
         tasks.spawn(info_span!("tenure"), watching);
     }
 
-    /// Whether another machine has the name. It stays so until this process ends: while that machine is started again,
-    /// nobody takes its name.
+    /// Whether another machine has the name. While that one is started again, which takes less than a minute, nobody takes
+    /// its name.
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        self.rival().as_ref().is_some_and(|rival| rival.is_holder)
+        self.rival().as_ref().is_some_and(Rival::has_the_name)
     }
 
     /// Waits until somebody else has come under the name of this node, who is to hear at once that it is taken.
@@ -95,14 +99,17 @@ impl Tenure {
     #[must_use]
     pub fn show(&self) -> Value {
         let rival = self.rival().clone();
-        let shown = |rival: &Rival| rival.is_holder || rival.heard.elapsed() < SHOWN_FOR;
+        let shown = |rival: &Rival| match rival.is_holder {
+            true => rival.has_the_name(),
+            false => rival.heard.elapsed() < SHOWN_FOR,
+        };
         let Some(rival) = rival.filter(shown) else {
             return Value::Null;
         };
         json!({
             "id": rival.id,
             "hostname": rival.hostname,
-            "refused": self.is_refused(),
+            "refused": rival.is_holder,
             "cure": rival.cure(),
         })
     }
@@ -163,7 +170,10 @@ impl Tenure {
 
     fn meet(&self, rival: Rival) {
         let mut known = self.rival();
-        if known.as_ref().is_some_and(|known| known.is_holder) {
+        if let Some(holder) = known.as_mut().filter(|known| known.has_the_name()) {
+            if rival.is_holder {
+                *holder = rival;
+            }
             return;
         }
         let (hostname, id, cure) = (&rival.hostname, &rival.id, rival.cure());
@@ -197,11 +207,15 @@ impl Tenure {
 }
 
 impl Rival {
+    fn has_the_name(&self) -> bool {
+        self.is_holder && self.heard.elapsed() < LOST_AFTER
+    }
+
     /// What to do.
     const fn cure(&self) -> &'static str {
         if self.is_holder {
-            "this relay tells the cluster nothing of itself: set another `node = \"...\"` in relay.toml here, or stop the \
-             relay there, and start this one again"
+            "this relay tells the cluster nothing of itself: set another `node = \"...\"` in relay.toml here and start it \
+             again, or stop the relay there, whose name this one has a minute later"
         } else {
             "set another `node = \"...\"` in relay.toml there, and start that relay again"
         }

@@ -4,7 +4,7 @@
 //! what members there are. It proves nothing either, and need not: who makes a value up, or throws cookies away until
 //! one leads to the member that he wants, reaches only what any client of the pool may be sent to.
 
-use http::header::{HeaderMap, HeaderValue, SET_COOKIE};
+use http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, SET_COOKIE};
 
 use crate::cookies;
 
@@ -58,6 +58,8 @@ impl Affinity {
         let cookie = format!("{name}={value:032x}; Path={prefix}/; Secure; HttpOnly; SameSite=Lax");
         if let Ok(cookie) = HeaderValue::try_from(cookie) {
             headers.append(SET_COOKIE, cookie);
+            // or a cache on the way could give it to others (RFC 9111 §7.3)
+            headers.append(CACHE_CONTROL, HeaderValue::from_static("private"));
         }
     }
 }
@@ -80,14 +82,15 @@ impl Shown {
     }
 }
 
-/// Takes the cookies out of a request whose cookies stand in one line. The first that is well-formed counts.
+/// Takes the cookies out of a request whose cookies stand in one line. The first that is well-formed and spelt as ours
+/// counts.
 pub(crate) fn take(headers: &mut HeaderMap) -> Shown {
     let mut shown = Shown::default();
     for (name, value) in cookies::take(headers, is_our_name) {
-        let place = if name.eq_ignore_ascii_case(OF_HOST.as_bytes()) {
-            &mut shown.of_host
-        } else {
-            &mut shown.of_path
+        let place = match name.as_slice() {
+            name if name == OF_HOST.as_bytes() => &mut shown.of_host,
+            name if name == OF_PATH.as_bytes() => &mut shown.of_path,
+            _ => continue, // in another case browsers may let anybody set it
         };
         *place = place.or_else(|| Affinity::read(&value));
     }
@@ -122,6 +125,7 @@ mod tests {
     fn given(affinity: Affinity, prefix: Option<&str>) -> String {
         let mut headers = HeaderMap::new();
         affinity.give(&mut headers, prefix);
+        assert_eq!(headers.get(CACHE_CONTROL).expect("given"), "private");
         let cookie = headers.get(SET_COOKIE).expect("given");
         cookie.to_str().expect("text").to_owned()
     }
@@ -147,7 +151,9 @@ mod tests {
         let (a, b) = (Affinity::new(0xa), Affinity::new(0xb));
         let line = format!(
             "x=1; __Secure-sallyport-pool=zz; __secure-SALLYPORT-pool={:032x}; \
-             __Secure-sallyport-pool={:032x}; __Host-sallyport-pool={:032x};y=2",
+             __Secure-sallyport-pool={:032x}; __Secure-sallyport-pool={:032x}; \
+             __Host-sallyport-pool={:032x};y=2",
+            b.value(),
             a.value(),
             b.value(),
             b.value()

@@ -27,8 +27,9 @@ const MOST_PARTS: usize = 64;
 /// How often the newest epoch is looked for while others come.
 const TRIES: u32 = 5;
 
-/// The last epoch that is believed where none was accepted before: there is room for others after it.
-const FIRST_UP_TO: u64 = u64::MAX / 2;
+/// The last epoch that is believed where none was accepted before. From whatever came up to it, those who know better can
+/// be reached with one import.
+const FIRST_UP_TO: u64 = LEAP;
 
 /// The pointer's key below [`pointers`].
 const CURRENT: &str = "current";
