@@ -211,7 +211,7 @@ impl Bbr {
         }
         self.mode = match self.mode {
             Mode::Startup if self.full.reached => Mode::Drain,
-            Mode::Drain if in_flight <= self.holds(1.0) => probe_from(2, now),
+            Mode::Drain if in_flight <= self.at_least(1.0) => probe_from(2, now),
             Mode::Probe { phase, since } if self.is_over(phase, since, now, in_flight) => {
                 probe_from(phase + 1, now)
             }
@@ -243,7 +243,7 @@ impl Bbr {
                 let filled = self.round.lossy || in_flight >= self.holds(*gain);
                 lasted > rounds || lasted > round && filled
             }
-            Some(gain) if *gain < 1.0 => lasted > round || in_flight <= self.holds(1.0),
+            Some(gain) if *gain < 1.0 => lasted > round || in_flight <= self.at_least(1.0),
             _ => lasted > round,
         }
     }
@@ -252,12 +252,17 @@ impl Bbr {
     fn target(&self) -> u64 {
         let gain = match self.mode {
             Mode::Startup => STARTUP,
-            Mode::Drain => DRAIN,
+            Mode::Drain => return self.at_least(DRAIN),
             Mode::Probe { phase, .. } => PROBES.get(phase).copied().unwrap_or(1.0),
-            Mode::Rest { .. } => return self.holds(REST).max(LEAST * self.mtu),
+            Mode::Rest { .. } => return self.at_least(REST),
         };
-        let target = self.holds(gain) + self.held_back.most();
-        target.max(LEAST * self.mtu)
+        self.at_least(gain)
+            .max(self.holds(gain).saturating_add(self.held_back.most()))
+    }
+
+    /// What the way holds, times `gain`, or what is always allowed.
+    fn at_least(&self, gain: f64) -> u64 {
+        self.holds(gain).max(LEAST * self.mtu)
     }
 
     /// What the way holds at the rate that was found, times `gain`.
