@@ -36,15 +36,22 @@ pub fn offers(sessions: &Sessions, others: Vec<Offer>, revision: u64, draining: 
         via,
         draining,
         direct_url: String::new(),
+        generation: 0,
     }
 }
 
-/// What other nodes are told: the sessions of this node, and where clients reach them.
+/// What other nodes are told: the sessions of this node, where clients reach them, and the process that takes tickets for
+/// them.
 #[must_use]
-pub fn to_nodes(sessions: &Sessions, revision: u64, draining: bool) -> Advertise {
+pub fn to_nodes(
+    (sessions, generation): (&Sessions, u64),
+    revision: u64,
+    draining: bool,
+) -> Advertise {
     let direct_url = sessions.direct_url();
     Advertise {
         direct_url: direct_url.map(ToString::to_string).unwrap_or_default(),
+        generation,
         ..offers(sessions, Vec::new(), revision, draining)
     }
 }

@@ -8,7 +8,6 @@ pub mod tickets;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -75,6 +74,8 @@ pub struct Behind {
 pub struct Clients {
     /// The node that they come to.
     pub node: NodeName,
+    /// Its process, which takes no tickets that were made for another one.
+    pub generation: u64,
     /// Their TLS.
     pub tls: Arc<ServerConfig>,
     /// Where they get streams from.
@@ -233,7 +234,7 @@ impl Hall {
         let own = Own {
             streams: Arc::clone(&clients.streams),
             origins: clients.origins,
-            tickets: Tickets::new(clients.node, clients.keys, SystemTime::now(), most),
+            tickets: Tickets::new((clients.node, clients.generation), clients.keys, most),
             passes: Passes::new(most),
             refusals: Paced::new(1),
         };

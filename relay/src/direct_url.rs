@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{Method, StatusCode};
-use sallyport_link::{ClusterKeys, GatewayUrl};
+use sallyport_link::ClusterKeys;
 use sallyport_ops::{Admin, AdminError, AdminRequest};
 use sallyport_wire::message::Protocol;
 use sallyport_wire::{NodeName, SessionId};
@@ -16,6 +16,7 @@ use tracing::info;
 
 use crate::access;
 use crate::direct::{entrance, probe, tickets};
+use crate::directory::NodeFront;
 use crate::outfit::Outfit;
 
 /// `POST` of a [`Wanted`]: answers with a [`DirectUrl`].
@@ -86,19 +87,20 @@ fn asked(request: &AdminRequest, outfit: &Outfit, keys: &ClusterKeys) -> Result<
 }
 
 fn make(session: &SessionId, outfit: &Outfit, keys: &ClusterKeys) -> Result<DirectUrl, NoUrl> {
-    let (node, base) = find(session, outfit)?;
-    let ticket = tickets::make(keys, &node, session, SystemTime::now())?;
+    let front = find(session, outfit)?;
+    let process = (&front.node, front.generation);
+    let ticket = tickets::make(keys, process, session, SystemTime::now())?;
     Ok(DirectUrl {
-        url: format!("{base}{}", entrance(session, &ticket)),
-        probe: format!("{base}{}", probe()),
+        url: format!("{}{}", front.url, entrance(session, &ticket)),
+        probe: format!("{}{}", front.url, probe()),
         session: session.clone(),
-        node,
+        node: front.node,
         seconds: tickets::GOOD_FOR.as_secs(),
     })
 }
 
-/// The session's node, and the URL of its front.
-fn find(session: &SessionId, outfit: &Outfit) -> Result<(NodeName, GatewayUrl), NoUrl> {
+/// The front of the session's node.
+fn find(session: &SessionId, outfit: &Outfit) -> Result<NodeFront, NoUrl> {
     let own = outfit.streams.sessions();
     if let Ok(here) = own.locate(session) {
         if !access::is_reached_by_http(&here.config) {
@@ -106,7 +108,11 @@ fn find(session: &SessionId, outfit: &Outfit) -> Result<(NodeName, GatewayUrl), 
         }
         let node = outfit.person.node.clone();
         let url = own.direct_url().cloned();
-        return Ok((node.clone(), url.ok_or(NoUrl::Shut(node))?));
+        return Ok(NodeFront {
+            url: url.ok_or_else(|| NoUrl::Shut(node.clone()))?,
+            generation: outfit.person.generation,
+            node,
+        });
     }
     let (directory, now) = (outfit.streams.hop().directory(), Instant::now());
     let offer = directory.offer(session, now);
@@ -120,7 +126,7 @@ fn find(session: &SessionId, outfit: &Outfit) -> Result<(NodeName, GatewayUrl), 
     }
     let node = directory.locate(session, now);
     let node = node.ok_or_else(|| NoUrl::Unknown(session.clone()))?;
-    directory.direct_url(session, now).ok_or(NoUrl::Shut(node))
+    directory.front(session, now).ok_or(NoUrl::Shut(node))
 }
 
 /// What a person reads.

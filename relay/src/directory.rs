@@ -29,11 +29,24 @@ pub struct Directory {
     changes: watch::Sender<u64>,
 }
 
+/// Where clients come in at a node itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFront {
+    /// The node.
+    pub node: NodeName,
+    /// Its process, which takes no tickets that were made for another one.
+    pub generation: u64,
+    /// Its port for clients.
+    pub url: GatewayUrl,
+}
+
 #[derive(Debug)]
 struct Known {
     offers: BTreeMap<SessionId, Offer>,
     /// Where clients reach them at the node itself.
     direct_url: Option<GatewayUrl>,
+    /// The process that said so.
+    generation: u64,
     /// Since when it cannot be reached.
     lost: Option<Instant>,
     /// When it became known: of two that claim a session, the first has it.
@@ -71,6 +84,7 @@ impl Directory {
         let known = Known {
             offers,
             direct_url,
+            generation: said.generation,
             lost: None,
             since,
         };
@@ -141,14 +155,18 @@ impl Directory {
         reached.filter_map(member).collect()
     }
 
-    /// The URL at which clients reach a session at its own node, and that node; none while the session is down.
+    /// Where clients reach a session at its own node; none while the session is down.
     #[must_use]
-    pub fn direct_url(&self, session: &SessionId, now: Instant) -> Option<(NodeName, GatewayUrl)> {
+    pub fn front(&self, session: &SessionId, now: Instant) -> Option<NodeFront> {
         let nodes = self.lock();
         let (node, known) = home(&nodes, session, now)?;
         let is_up = known.lost.is_none() && !known.offers.get(session)?.down;
         let url = known.direct_url.clone().filter(|_| is_up)?;
-        Some((node.clone(), url))
+        Some(NodeFront {
+            node: node.clone(),
+            generation: known.generation,
+            url,
+        })
     }
 
     /// Every session of another node, each once and with its node's name; down where the node is lost.

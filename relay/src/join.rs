@@ -106,8 +106,9 @@ fn reach(describer: &Describer, addresses: &[String]) -> Reach {
     if addresses.is_empty() {
         return Reach::default();
     }
-    let sessions = describer.outfit.streams.sessions();
-    let offers = advertise::to_nodes(sessions, 0, false);
+    let outfit = &describer.outfit;
+    let process = (outfit.streams.sessions().as_ref(), outfit.person.generation);
+    let offers = advertise::to_nodes(process, 0, false);
     Reach {
         addresses: addresses.to_vec(),
         offers: URL_SAFE_NO_PAD.encode(offers.encode_to_vec()),

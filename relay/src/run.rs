@@ -379,6 +379,7 @@ fn clients(
 ) -> Clients {
     Clients {
         node: outfit.person.node.clone(),
+        generation: outfit.person.generation,
         tls,
         streams: Arc::clone(&outfit.streams),
         tasks: owners.tunnels.child(),

@@ -6,7 +6,7 @@
 use std::fs;
 
 use sallyport_tests::service::{Certificate, Nginx};
-use sallyport_tests::{Answer, Curl, Gateway, Port, Relay, Site, eventually};
+use sallyport_tests::{Answer, Curl, Gateway, Port, Relay, Site, eventually, eventually_some};
 use serde_json::Value;
 
 /// Node `near` with a gateway, which sends browsers on; `twin`, which does so, too, under the URL of `far`; and `far`, which
@@ -138,10 +138,8 @@ fn a_ticket_lets_in_to_one_session_at_its_own_node_once() {
     let unknown = seen(&nodes.get(nodes.far(), "/nothing", &[]).expect(404));
     let strange = nodes.get(nodes.far(), "/s/far-login/echo", &[]).expect(404);
 
-    // In its first seconds a node takes no ticket, which it may have taken before it was started.
-    eventually("the node takes tickets", || {
-        nodes.enter("far-login", &[]).status() == 303
-    });
+    // as soon as a direct URL is told
+    drop(nodes.enter("far-login", &[]).expect(303));
     let made = nodes.direct_url("far-login");
     let url = made["url"].as_str().expect("a URL").to_owned();
     assert!(
@@ -180,6 +178,30 @@ fn a_ticket_lets_in_to_one_session_at_its_own_node_once() {
         let is_refused = more.status() == 404 && seen(&more) == unknown;
         is_refused && nodes.far.log().contains("limits.tickets")
     });
+}
+
+#[test]
+fn a_node_that_was_started_again_takes_new_tickets_at_once_and_none_of_before() {
+    let mut nodes = nodes();
+    let direct_url = |nodes: &Nodes| {
+        let made = nodes.near.command(&["direct-url", "far-login", "--json"]);
+        let made: Option<Value> = serde_json::from_slice(&made.stdout).ok();
+        made.and_then(|made| made["url"].as_str().map(str::to_owned))
+    };
+    let before = direct_url(&nodes).expect("it is told");
+
+    nodes.far.daemon().kill();
+    eventually("the node is missed", || direct_url(&nodes).is_none());
+    nodes.far.start();
+    let after = eventually_some("it is told again", || direct_url(&nodes));
+
+    assert_eq!(nodes.curl(&before, &[]).status(), 404);
+    drop(
+        nodes
+            .far
+            .wait_for_line(&["a ticket was not taken", "before it was started again"]),
+    );
+    drop(nodes.curl(&after, &[]).expect(303));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! One-time tickets: a client whom some node of the cluster let in enters a session at the session's own node.
 //!
-//! A ticket is a value signed with the cluster's keys for one session of one node, so that any node can make it and only that
-//! node takes it, once. It lives so short that whoever reads it in a log or a history has nothing.
+//! A ticket is a value signed with the cluster's keys for one session of one node's process, so that any node can make it and
+//! only that process takes it, once: what the process before has taken is no ticket for this one. It lives so short that
+//! whoever reads it in a log or a history has nothing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,21 +59,23 @@ pub(super) enum NotTaken {
     Expired,
     #[error("it is from a time to come: the clock of the node that made it is ahead")]
     Ahead,
-    #[error("it was made before this relay was there, which may have taken it then")]
-    BeforeStart,
+    #[error(
+        "it was made for another session, or for this node before it was started again, or is altered"
+    )]
+    Elsewhere,
     #[error("it was used before")]
     Used,
     #[error("as many tickets were used lately as are remembered (limits.tickets)")]
     Full,
 }
 
-/// A ticket for `session` at its `node`, made at `now`.
+/// A ticket for `session` at the process `generation` of its `node`, made at `now`.
 ///
 /// # Errors
 /// [`NoTicket`].
 pub fn make(
     keys: &ClusterKeys,
-    node: &NodeName,
+    (node, generation): (&NodeName, u64),
     session: &SessionId,
     now: SystemTime,
 ) -> Result<String, NoTicket> {
@@ -83,15 +86,15 @@ pub fn make(
         version: milliseconds(now),
         expires: now.checked_add(GOOD_FOR).unwrap_or(now),
     };
-    let place = place(node, session)?;
+    let place = place((node, generation), session)?;
     let signed = Signer::new(signing(keys)).sign(&place, &claim, &number, now);
     let signed = signed.ok_or(NoTicket::NoKey)?;
     Ok(URL_SAFE_NO_PAD.encode(signed))
 }
 
 /// What a ticket is signed for: nothing else stands there.
-fn place(node: &NodeName, session: &SessionId) -> Result<Key, NotAKey> {
-    format!("tickets/{node}/{session}").parse()
+fn place((node, generation): (&NodeName, u64), session: &SessionId) -> Result<Key, NotAKey> {
+    format!("tickets/{node}/{generation}/{session}").parse()
 }
 
 fn milliseconds(time: SystemTime) -> u64 {
@@ -103,25 +106,24 @@ fn milliseconds(time: SystemTime) -> u64 {
 #[derive(Debug)]
 pub(super) struct Tickets {
     node: NodeName,
+    generation: u64,
     keys: watch::Receiver<Arc<ClusterKeys>>,
-    since: SystemTime,
     most: usize,
     /// With the time from which on it is refused as expired.
     used: Mutex<HashMap<Bytes, SystemTime>>,
 }
 
 impl Tickets {
-    /// For the sessions of `node`, from the time `since` on; at most so many are remembered as used.
+    /// For the sessions of the process `generation` of `node`; at most so many are remembered as used.
     pub(super) fn new(
-        node: NodeName,
+        (node, generation): (NodeName, u64),
         keys: watch::Receiver<Arc<ClusterKeys>>,
-        since: SystemTime,
         most: usize,
     ) -> Self {
         Self {
             node,
+            generation,
             keys,
-            since,
             most,
             used: Mutex::default(),
         }
@@ -142,10 +144,14 @@ impl Tickets {
         }
         let signed = URL_SAFE_NO_PAD.decode(ticket);
         let signed = Bytes::from(signed.map_err(|_other| NotTaken::Malformed)?);
-        let place = place(&self.node, session).map_err(|_none| NotTaken::Malformed)?;
+        let place = place((&self.node, self.generation), session);
+        let place = place.map_err(|_none| NotTaken::Malformed)?;
         // what was used is remembered here, since a verifier believes the same value again
         let verifier = Verifier::new(signing(&self.keys.borrow())).for_at_most(GOOD_FOR);
-        let verified = verifier.verify(&place, self.node.as_str(), &signed, now)?;
+        let verified = match verifier.verify(&place, self.node.as_str(), &signed, now) {
+            Err(Distrust::Forged) => return Err(NotTaken::Elsewhere),
+            verified => verified?,
+        };
         let expires = self.lives(&verified.claim, now)?;
         self.use_up(verified.payload, expires, now)
     }
@@ -162,10 +168,6 @@ impl Tickets {
         let expires = made.checked_add(GOOD_FOR).unwrap_or(made);
         if now >= expires.min(claim.expires) {
             return Err(NotTaken::Expired);
-        }
-        // by a clock that is ahead it was made later than it was
-        if made < self.since.checked_add(AHEAD).unwrap_or(self.since) {
-            return Err(NotTaken::BeforeStart);
         }
         Ok(expires)
     }
@@ -218,14 +220,14 @@ mod tests {
         let keys = keys();
         let now = SystemTime::now();
         let (_, watched) = watch::channel(Arc::clone(&keys));
-        let tickets = Tickets::new(names().0, watched, now - 60 * SECOND, most);
+        let tickets = Tickets::new((names().0, 7), watched, most);
         Lab { keys, tickets, now }
     }
 
     impl Lab {
         fn made(&self, at: SystemTime) -> String {
             let (node, session) = names();
-            make(&self.keys, &node, &session, at).expect("a ticket")
+            make(&self.keys, (&node, 7), &session, at).expect("a ticket")
         }
 
         fn take(&self, ticket: &str, at: SystemTime) -> Result<(), NotTaken> {
@@ -256,14 +258,13 @@ mod tests {
         let lab = lab(10);
         let (node, session) = names();
         let made = |keys: &ClusterKeys, node: &NodeName, session: &SessionId| {
-            make(keys, node, session, lab.now).expect("a ticket")
+            make(keys, (node, 7), session, lab.now).expect("a ticket")
         };
-        let forged = NotTaken::Distrusted(Distrust::Forged);
 
         let other = made(&lab.keys, &node, &"desk".parse().expect("an id"));
-        assert_eq!(lab.take(&other, lab.now), Err(forged.clone()));
+        assert_eq!(lab.take(&other, lab.now), Err(NotTaken::Elsewhere));
         let elsewhere = made(&lab.keys, &"n2".parse().expect("a name"), &session);
-        assert_eq!(lab.take(&elsewhere, lab.now), Err(forged));
+        assert_eq!(lab.take(&elsewhere, lab.now), Err(NotTaken::Elsewhere));
         let foreign = lab.take(&made(&keys(), &node, &session), lab.now);
         assert!(
             matches!(foreign, Err(NotTaken::Distrusted(Distrust::UnknownKey(_)))),
@@ -273,20 +274,18 @@ mod tests {
             assert!(lab.take(none, lab.now).is_err(), "{none}");
         }
         assert_eq!(
-            make(&ClusterKeys::default(), &node, &session, lab.now),
+            make(&ClusterKeys::default(), (&node, 7), &session, lab.now),
             Err(NoTicket::NoKey)
         );
     }
 
     #[test]
-    fn what_a_process_before_may_have_taken_is_refused() {
+    fn what_was_made_for_the_process_before_is_refused() {
         let mut lab = lab(10);
         let ticket = lab.made(lab.now);
-        lab.tickets.since = lab.now;
+        lab.tickets.generation = 8;
 
-        assert_eq!(lab.take(&ticket, lab.now), Err(NotTaken::BeforeStart));
-        let later = lab.now + AHEAD + SECOND;
-        assert_eq!(lab.take(&lab.made(later), later), Ok(()));
+        assert_eq!(lab.take(&ticket, lab.now), Err(NotTaken::Elsewhere));
     }
 
     #[test]

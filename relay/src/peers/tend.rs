@@ -301,8 +301,9 @@ impl Tender {
 
     async fn advertise(&mut self) {
         self.revision = self.revision.saturating_add(1);
-        let sessions = self.peers.outfit.streams.sessions();
-        let offers = advertise::to_nodes(sessions, self.revision, self.leaves);
+        let outfit = &self.peers.outfit;
+        let process = (outfit.streams.sessions().as_ref(), outfit.person.generation);
+        let offers = advertise::to_nodes(process, self.revision, self.leaves);
         send(&self.tunnel, ControlKind::Advertise(offers)).await;
     }
 

@@ -54,8 +54,8 @@ impl Streams {
         if self.sessions.locate(id).is_ok() {
             return None;
         }
-        let found = self.hop.directory().direct_url(id, Instant::now());
-        found.map(|(_node, url)| url)
+        let front = self.hop.directory().front(id, Instant::now());
+        front.map(|front| front.url)
     }
 
     /// Whether a session is one of this node that somebody may be invited to.

@@ -211,6 +211,9 @@ pub struct Advertise {
     /// To other nodes: the URL of the node's own port for clients; empty for none.
     #[prost(string, tag = "5")]
     pub direct_url: String,
+    /// To other nodes: the generation of the process, which takes no tickets that were made for another one.
+    #[prost(uint64, tag = "6")]
+    pub generation: u64,
 }
 
 /// One session as its relay offers it.

@@ -85,11 +85,11 @@ prop_compose! {
 
 prop_compose! {
     fn advertise()(
-        (revision, draining) in any::<(u64, bool)>(),
+        (revision, draining, generation) in any::<(u64, bool, u64)>(),
         (home, via) in (vec(offer(), 0..5), vec(offer(), 0..5)),
         direct_url in text(),
     ) -> Advertise {
-        Advertise { revision, home, via, draining, direct_url }
+        Advertise { revision, home, via, draining, direct_url, generation }
     }
 }
 
