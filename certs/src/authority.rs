@@ -8,13 +8,14 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-use crate::CertError;
 use crate::self_signed::params;
+use crate::{CertError, Identity};
 
 /// An authority that can make certificates.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     cert_pem: String,
+    not_after: OffsetDateTime,
 }
 
 /// A certificate that an authority made, and its private key, both as PEM.
@@ -37,8 +38,30 @@ impl Authority {
         let certificate = params.self_signed(&key).map_err(|fault| setup(&fault))?;
         Ok(Self {
             cert_pem: certificate.pem(),
+            not_after: params.not_after,
             issuer: Issuer::new(params, key),
         })
+    }
+
+    /// An authority that was made before, from its certificate and its private key.
+    ///
+    /// # Errors
+    /// When either cannot be read, or the key belongs to another certificate.
+    pub fn from_pem(cert_pem: &str, key_pem: &str) -> Result<Self, CertError> {
+        let identity = Identity::from_pem(cert_pem.as_bytes(), key_pem.as_bytes())?;
+        let key = KeyPair::from_pem(key_pem).map_err(|fault| CertError::Key(fault.to_string()))?;
+        let issuer = Issuer::from_ca_cert_pem(cert_pem, key);
+        Ok(Self {
+            issuer: issuer.map_err(|fault| CertError::Certificate(fault.to_string()))?,
+            cert_pem: cert_pem.to_owned(),
+            not_after: identity.not_after(),
+        })
+    }
+
+    /// When it ends, and what it vouches for with it.
+    #[must_use]
+    pub const fn not_after(&self) -> OffsetDateTime {
+        self.not_after
     }
 
     /// The authority's own certificate, by which clients know it; public.
@@ -59,11 +82,23 @@ impl Authority {
     /// # Errors
     /// As [`self_signed`](crate::self_signed()).
     pub fn issue(&self, names: &[String], days: u32) -> Result<Issued, CertError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|fault| setup(&fault))?;
         let mut params = params(names, days)?;
         params
             .extended_key_usages
             .push(ExtendedKeyUsagePurpose::ClientAuth);
+        self.sign(params)
+    }
+
+    /// Makes a key and a certificate with which a server of these names shows itself to clients, and to nobody as a client.
+    ///
+    /// # Errors
+    /// As [`self_signed`](crate::self_signed()).
+    pub fn issue_for_clients(&self, names: &[String], days: u32) -> Result<Issued, CertError> {
+        self.sign(params(names, days)?)
+    }
+
+    fn sign(&self, mut params: CertificateParams) -> Result<Issued, CertError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|fault| setup(&fault))?;
         params.use_authority_key_identifier_extension = true;
         let certificate = params
             .signed_by(&key, &self.issuer)
@@ -114,7 +149,7 @@ mod tests {
     use rustls_pki_types::{ServerName, UnixTime};
 
     use super::*;
-    use crate::{Identity, Trust};
+    use crate::Trust;
 
     #[test]
     fn who_knows_the_authority_believes_the_servers_that_it_vouches_for() {
@@ -133,6 +168,30 @@ mod tests {
         assert!(accepts(&own, "nats.example.org") && accepts(&own, "10.0.0.1"));
         assert!(!accepts(&own, "other.example.org"));
         assert!(!accepts(&other, "nats.example.org"));
+    }
+
+    #[test]
+    fn one_that_was_kept_vouches_as_before_and_with_its_own_key_alone() {
+        let [own, other] =
+            ["site a", "site b"].map(|name| Authority::make(name, 30).expect("made"));
+        let kept = Authority::from_pem(own.cert_pem(), &own.key_pem()).expect("read");
+        let issued = kept.issue_for_clients(&["n1".to_owned()], 30);
+        let issued = issued.expect("issued");
+        let identity = Identity::from_pem(issued.cert_pem.as_bytes(), issued.key_pem.as_bytes());
+        let identity = identity.expect("a pair");
+        let trust = Trust::from_pem(own.cert_pem().as_bytes()).expect("roots");
+        let name = ServerName::try_from("n1").expect("a name");
+        assert!(trust.accepts(&identity, &name, UnixTime::now()));
+        let apart = own.not_after() - kept.not_after();
+        assert!(apart < Duration::seconds(1), "{apart}");
+
+        let mixed = Authority::from_pem(own.cert_pem(), &other.key_pem());
+        assert!(matches!(mixed, Err(CertError::KeyMismatch)), "{mixed:?}");
+        let swapped = Authority::from_pem(&own.key_pem(), own.cert_pem());
+        assert!(
+            matches!(swapped, Err(CertError::KeyForCertificate)),
+            "{swapped:?}"
+        );
     }
 
     #[test]

@@ -38,6 +38,7 @@ use crate::direct_url::{self, DIRECT_URL, Wanted};
 use crate::doctor::{self, Verdict};
 use crate::gateways::Files;
 use crate::metrics;
+use crate::node_certificate::{self, CertificateArgs};
 use crate::run;
 use crate::servers;
 use crate::status;
@@ -66,7 +67,7 @@ enum Command {
     /// It asks only: it may be run before the relay's first start and beside a running relay, neither of which it
     /// changes.
     Doctor(Listing),
-    /// Set up the servers that relays share a store and a bus through.
+    /// Set up the servers that relays share a store and a bus through, and make certificates for nodes.
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// The keys by which the nodes of a cluster know each other: make, list and revoke them.
@@ -139,6 +140,10 @@ enum ClusterCommand {
     ///
     /// It prints ports, firewall lines and what to copy, and never overwrites.
     Init(ClusterInit),
+    /// Make certificates for nodes' own ports, by the authority that `cluster init` wrote, where its key lies.
+    ///
+    /// Each node gets a folder with node.pem and node.key, for `cert` and `key` in `[direct]`. It never overwrites.
+    Certificate(CertificateArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -212,6 +217,7 @@ impl Cli {
             Command::Status(listing) => execute_status(&listing),
             Command::Doctor(listing) => execute_doctor(&listing),
             Command::Cluster(ClusterCommand::Init(args)) => execute_cluster_init(args),
+            Command::Cluster(ClusterCommand::Certificate(args)) => execute_certificate(&args),
             Command::ClusterKey(keys) => execute_cluster_key(keys),
             Command::Peers(args) => peers::peers(&args),
             Command::DirectUrl(args) => execute_direct_url(args),
@@ -284,6 +290,13 @@ fn execute_cluster_init(args: ClusterInit) -> Exit {
         Ok(()) => first_cluster_key(&args.dir.join(CLUSTER_KEYS)),
         Err(error) if error.is_usage() => complain(&error, Exit::Usage),
         Err(error) => complain(&error, Exit::Failure),
+    }
+}
+
+fn execute_certificate(args: &CertificateArgs) -> Exit {
+    match node_certificate::run(args, &mut io::stdout().lock()) {
+        Ok(()) => Exit::Ok,
+        Err(error) => complain(&error, error.exit()),
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod cli;
 pub mod cluster_key;
+pub mod node_certificate;
 pub mod doctor;
 pub mod run;
 pub mod join;

@@ -285,7 +285,8 @@ impl<'a> Plan<'a> {
         )?;
         writeln!(
             out,
-            "Keep {dir}/{CA_KEY_FILE} here: who has it can pose as a server"
+            "Keep {dir}/{CA_KEY_FILE} here: who has it can pose as a server. `sallyport-relay cluster certificate NODE` makes with\n      \
+             it what a node's own port shows to clients"
         )?;
         writeln!(
             out,
