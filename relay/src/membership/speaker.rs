@@ -90,9 +90,11 @@ impl Speaker {
 
     async fn keep_speaking(self, mut prompts: BoxStream<'static, ()>) {
         let mut keys = self.0.keys.clone();
+        let mut was_heard = false;
         loop {
-            if !self.0.tenure.is_refused() {
-                self.say_here().await;
+            // once in any case, so that whoever has the name hears of a rival
+            if !self.0.tenure.is_refused() || !was_heard {
+                was_heard |= self.say_here().await;
             }
             tokio::select! {
                 () = sleep(pause()) => continue,
@@ -104,13 +106,16 @@ impl Speaker {
         }
     }
 
-    async fn say_here(&self) {
+    /// True if it went out.
+    async fn say_here(&self) -> bool {
         let here = (self.0.describe)();
-        match self.say(&Said::Here(Box::new(here))).await {
+        let said = self.say(&Said::Here(Box::new(here))).await;
+        match &said {
             Ok(()) => {}
             Err(error) if error.is_passing() => debug!(%error, "nobody hears this node now"),
             Err(error) => self.complain(&error.to_string()),
         }
+        said.is_ok()
     }
 
     async fn say(&self, said: &Said) -> Result<(), ClusterError> {
