@@ -232,10 +232,16 @@ async fn begin(local: &Arc<Local>, within: Option<u64>, by: &str) -> Result<(), 
         within => within.map(|within| now + within),
     };
     let begin = move |settings: &mut Settings| {
-        let since = settings.drain.map_or(now, |drain| drain.since);
+        let before = settings.drain;
+        let since = before.map_or(now, |drain| drain.since);
+        // what users were told holds until they are told something else, or it is over
+        let told = before.and_then(|drain| drain.deadline);
+        let told = told.filter(|told| *told > now);
+        let deadline = deadline.or(told);
         settings.drain = Some(Drain { since, deadline });
     };
-    change(Arc::clone(local), begin).await?;
+    let settings = change(Arc::clone(local), begin).await?;
+    let deadline = settings.drain.and_then(|drain| drain.deadline);
     info!(
         by,
         deadline = deadline.map(moment::rfc3339),

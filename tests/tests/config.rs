@@ -748,10 +748,20 @@ fn killed_after(relay: &Relay, from: &Path, life: Duration) -> bool {
     import.wait().expect("it ended").success()
 }
 
+/// The store, as soon as a worker that was just forked has let go of it, which may come after its parent's end.
+fn opened(path: &Path) -> Embedded {
+    let mut store = None;
+    eventually("it opens after any end", || {
+        store = Embedded::open(path, Limits::default()).ok();
+        store.is_some()
+    });
+    store.expect("it is open")
+}
+
 /// The epoch that holds, what it is filled with, and how many parts there are in the store.
 async fn found(relay: &Relay) -> (u64, String, u64) {
     let path = relay.path().join("state").join(STORE_FILE);
-    let store = Embedded::open(&path, Limits::default()).expect("it opens after any end");
+    let store = opened(&path);
     let epochs = Epochs::new(Arc::new(store.clone()), Seal::none(), None, "test").expect("keys");
     let Applied { epoch, bundle, .. } = epochs.newest().await.expect("whole").expect("there");
     let mut fills: Vec<_> = bundle

@@ -129,6 +129,12 @@ fn another_node_is_drained_and_let_go_on_and_knows_who_asked() {
     });
     assert_eq!(nodes.heard("one").expect("this node")["draining"], false);
 
+    let waited = nodes.told(&["drain", "two", "--wait"]);
+    assert_eq!(
+        waited["deadline"], drained["deadline"],
+        "users were told so"
+    );
+
     assert!(nodes.two.daemon().terminate().success());
     nodes.two.start();
     eventually("it is there again, and drains", || {
