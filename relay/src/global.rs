@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, info_span};
 
 use crate::credentials::signing;
@@ -38,6 +38,9 @@ const MODE: u32 = 0o600;
 
 /// Between two tries to read the store.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// A store tells of a change within this time, or whoever made it is not kept waiting.
+const HOLDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// The configuration of the cluster. A clone is the same one.
 #[derive(Debug, Clone)]
@@ -161,7 +164,18 @@ impl Global {
         let epochs = self.epochs().map_err(|error| refusal(&error.into()))?;
         info!(%order, "the configuration is asked for by command");
         let done = perform(order, &epochs).await;
-        done.map_err(|error| refusal(&error))
+        let done = done.map_err(|error| refusal(&error))?;
+        if done["applied"] == true {
+            self.until_it_holds(done["epoch"].as_u64()).await;
+        }
+        Ok(done)
+    }
+
+    /// Who has changed the configuration finds it changed on this node, unless the store is slow to tell.
+    async fn until_it_holds(&self, epoch: Option<u64>) {
+        let mut changes = self.changes();
+        let holds = changes.wait_for(|now| now.as_ref().map(|now| now.epoch) >= epoch);
+        drop(timeout(HOLDS_WITHIN, holds).await);
     }
 
     fn epochs(&self) -> Result<Epochs, NotAKey> {

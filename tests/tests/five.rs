@@ -41,6 +41,8 @@ struct Five {
     _services: Vec<Daemon>,
     lan: Lan,
     site: Site,
+    /// Of the configuration that was made last.
+    epoch: u64,
 }
 
 impl Five {
@@ -76,6 +78,7 @@ impl Five {
             _services: services,
             lan,
             site,
+            epoch: 0,
         };
         for server in 0..SERVERS {
             five.start_server(server);
@@ -84,7 +87,21 @@ impl Five {
             relay.start();
         }
         five.wait_whole();
+        five.configure(0);
+        five.wait_whole();
         Some(five)
+    }
+
+    /// Changes the configuration of the cluster from a node.
+    fn configure(&mut self, node: usize) {
+        self.epoch += 1;
+        let path = self.site.path().join("least.js");
+        fs::write(&path, format!("() => 'epoch {}'", self.epoch)).expect("writable");
+        let path = path.to_str().expect("text");
+        let made = self.relays[node].command(&["scripts", "edit", "least", "--file", path]);
+        let said = String::from_utf8_lossy(&made.stdout);
+        let epoch = format!("epoch {}", self.epoch);
+        assert!(made.status.success() && said.contains(&epoch), "{made:?}");
     }
 
     fn start_server(&mut self, server: usize) {
@@ -99,11 +116,19 @@ impl Five {
         drop(self.servers[server].take());
     }
 
-    /// Every node sees all, and every session is reached through each gateway.
+    /// Every node sees all, with the configuration that was made last, and every session is reached through each gateway.
     fn wait_whole(&self) {
         let all: Vec<_> = NODES.iter().map(|(node, _)| (*node, false)).collect();
         for relay in &self.relays {
             wait_seen(relay, &all);
+            let what = format!("{} sees all with epoch {}", relay.node(), self.epoch);
+            eventually(&what, || {
+                let servers = servers(relay);
+                servers.len() == NODES.len()
+                    && servers
+                        .iter()
+                        .all(|server| server["configEpoch"] == self.epoch)
+            });
         }
         for gateway in &self.gateways {
             for node in 0..NODES.len() {
@@ -263,13 +288,16 @@ type Seen = Vec<(&'static str, bool)>;
 
 /// Which nodes a relay sees, and whether it takes them for stale.
 fn seen(relay: &Relay) -> Vec<(String, bool)> {
-    let servers = relay.command(&["servers", "--json"]).stdout;
-    let servers: Vec<Value> = serde_json::from_slice(&servers).unwrap_or_default();
     let row = |server: &Value| {
         let name = server["serverId"].as_str().unwrap_or_default().to_owned();
         (name, server["stale"] == true)
     };
-    servers.iter().map(row).collect()
+    servers(relay).iter().map(row).collect()
+}
+
+fn servers(relay: &Relay) -> Vec<Value> {
+    let servers = relay.command(&["servers", "--json"]).stdout;
+    serde_json::from_slice(&servers).unwrap_or_default()
 }
 
 fn wait_seen(relay: &Relay, wanted: &[(&str, bool)]) {
@@ -345,6 +373,7 @@ fn a_node_a_server_and_a_gateway_are_killed_in_turn_and_nothing_else_is_lost() {
     for node in [0, 1, 3, 4] {
         assert_eq!(five.get(&five.gateways[0], NODES[node].1).0, 200);
     }
+    five.configure(0);
     five.relays[2].start();
     five.wait_whole();
     for download in downloads {
@@ -359,6 +388,7 @@ fn a_node_a_server_and_a_gateway_are_killed_in_turn_and_nothing_else_is_lost() {
     for (node, session) in NODES {
         assert_eq!(five.get(&five.gateways[0], session), (200, node.to_owned()));
     }
+    five.configure(3);
     five.gateways[1].start();
     five.gateways[1].wait_ready();
     five.wait_whole();
@@ -369,7 +399,9 @@ fn a_node_a_server_and_a_gateway_are_killed_in_turn_and_nothing_else_is_lost() {
 
 #[test]
 fn a_partition_is_seen_from_both_sides_and_heals() {
-    let Some(five) = Five::start() else { return };
+    let Some(mut five) = Five::start() else {
+        return;
+    };
     let all_nodes = format!("ip saddr {{ {} }}", nodes());
     let (without, alone) = apart("n5");
 
@@ -381,6 +413,7 @@ fn a_partition_is_seen_from_both_sides_and_heals() {
     for gateway in &five.gateways {
         assert_eq!(five.get(gateway, "elder"), (200, "n5".to_owned()));
     }
+    five.configure(1);
     five.lan.heal(4);
     five.wait_whole();
 

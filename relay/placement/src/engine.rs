@@ -48,8 +48,19 @@ pub struct Work<'w> {
     pub servers: &'w [Arc<Server>],
     /// What they see of time and chance.
     pub moment: Moment,
-    /// What programs said in a decision that is repeated: they are not run again.
+    /// What was said in a decision that is repeated: programs, and what failed, are not run again.
     pub recorded: Option<&'w [Step]>,
+    /// Whether nobody waits for a server, so that no script is suspended by it or for it.
+    pub aside: bool,
+}
+
+impl Work<'_> {
+    /// How a script at `place` of the whole chain failed in the decision that is repeated. That may have been the node's
+    /// fault, and would be another one now.
+    fn failed(&self, place: usize) -> Option<&Step> {
+        let step = self.recorded?.get(place)?;
+        matches!(step.outcome, Outcome::Failed(_)).then_some(step)
+    }
 }
 
 impl Engine {
@@ -79,7 +90,12 @@ impl Engine {
         while let Some(rest) = work.chain.get(steps.len()..)
             && let Some(rule) = rest.first()
         {
-            let functions = functions(rest);
+            if let Some(failed) = work.failed(steps.len()) {
+                steps.push(failed.clone());
+                break;
+            }
+            let until = (0..rest.len()).find(|next| work.failed(steps.len() + next).is_some());
+            let functions = functions(rest.get(..until.unwrap_or(rest.len())).unwrap_or(rest));
             let now = Work {
                 chain: rest,
                 servers: &servers,
@@ -107,6 +123,10 @@ impl Engine {
         let workers = &self.0;
         let scripts = || Scripts::start(workers.settings.clone(), &workers.tasks);
         let scripts = workers.scripts.get_or_init(scripts);
+        let scripts = match work.aside {
+            true => scripts.aside(),
+            false => scripts.clone(),
+        };
         let choosing = scripts.choose(functions, work.input, work.servers, work.moment);
         let ended = choosing.await;
         let ended = ended.into_iter().zip(work.chain);

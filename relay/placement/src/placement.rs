@@ -362,6 +362,7 @@ impl Placing {
             servers: &view.servers,
             moment,
             recorded: None,
+            aside: self.trace.dry_run,
         };
         let engine = self.placement.0.parts.engine.clone();
         let steps = Box::pin(engine.run(work)).await;

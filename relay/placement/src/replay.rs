@@ -69,6 +69,7 @@ async fn repeat(engine: &Engine, trace: &Trace, attempt: &Attempt) -> Repeated {
         servers: &attempt.servers,
         moment: Moment { now, seed },
         recorded: Some(&attempt.steps),
+        aside: true,
     };
     let steps = engine.run(work).await;
     let came = Decided {

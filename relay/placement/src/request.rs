@@ -7,6 +7,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+/// What says of a login that it starts sessions for others, and what scripts of FastX call it.
+const DAEMON: &str = "sallyport/daemon";
+const THEIR_DAEMON: &str = "fastx/daemon";
+
 /// Most bytes of a request as JSON: it stands in each trace.
 pub const MOST_REQUEST: usize = 64 << 10;
 
@@ -81,12 +85,32 @@ impl Request {
         login.unwrap_or_default()
     }
 
+    /// The user as scripts see him: before a login with all that they are promised, and with the guides' name of what is
+    /// ours.
+    fn user(&self) -> Map<String, Value> {
+        let mut user = self.user.clone();
+        if self.action == Action::Login {
+            let promised = [
+                ("login", json!("")),
+                ("serverId", json!("")),
+                ("sessions", json!([])),
+            ];
+            for (key, value) in promised {
+                user.entry(key).or_insert(value);
+            }
+        }
+        if let Some(daemon) = user.get(DAEMON).cloned() {
+            user.entry(THEIR_DAEMON).or_insert(daemon);
+        }
+        user
+    }
+
     /// The input object without its servers, as the node `local` hands it to scripts.
     #[must_use]
     pub fn input(&self, local: &str) -> Value {
         json!({
             "action": self.action,
-            "user": self.user,
+            "user": self.user(),
             "userGroups": self.user_groups,
             "isManager": self.is_manager,
             "isAdmin": self.is_admin,
@@ -134,5 +158,24 @@ impl FromStr for Action {
         let all = [Self::Login, Self::Start];
         let found = all.into_iter().find(|action| action.name() == text);
         found.ok_or_else(|| NoAction(text.escape_debug().to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_find_what_they_are_promised_of_a_user() {
+        let mut request = Request::new(Action::Login);
+        request.user.insert("login".to_owned(), json!("ada"));
+        request.user.insert(DAEMON.to_owned(), json!(true));
+        let user = &request.input("n1")["user"];
+        assert_eq!(
+            *user,
+            json!({ "login": "ada", "serverId": "", "sessions": [], DAEMON: true, THEIR_DAEMON: true })
+        );
+        let start = Request::new(Action::Start).input("n1");
+        assert_eq!(start["user"], json!({}));
     }
 }

@@ -111,8 +111,19 @@ impl Decided<'_> {
         }
     }
 
-    /// As the function of that name; this one needs no worker.
+    /// Of the servers that the scripts before have left, as the function of that name does; this one needs no worker.
     fn fewest_sessions(&self) -> Option<String> {
+        let left = self
+            .steps
+            .iter()
+            .rev()
+            .find_map(|step| match &step.outcome {
+                Outcome::Servers(left) => Some(left),
+                Outcome::Server(_) | Outcome::Pass | Outcome::Threw(_) | Outcome::Failed(_) => None,
+            });
+        let is_left = |server: &&Arc<Server>| {
+            left.is_none_or(|left| left.iter().any(|left| left == server.id()))
+        };
         let sessions = |server: &Server| {
             // it was made from a value
             let object: Value = serde_json::from_str(server.json()).unwrap_or_default();
@@ -123,6 +134,7 @@ impl Decided<'_> {
         let fewest = self
             .servers
             .iter()
+            .filter(is_left)
             .min_by_key(|server| (sessions(server), lot(server)));
         fewest.map(|server| server.id().to_owned())
     }

@@ -38,6 +38,8 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1
 #[derive(Debug, Clone)]
 pub struct Scripts {
     pool: Arc<Pool>,
+    /// Whether scripts that are stopped too often are suspended.
+    suspends: bool,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,19 @@ impl Scripts {
             settings,
         });
         tasks.spawn(info_span!("script_workers"), keep_up(Arc::clone(&pool)));
-        Self { pool }
+        Self {
+            pool,
+            suspends: true,
+        }
+    }
+
+    /// The same workers, for what nobody waits for: it suspends no script, and runs those that are suspended.
+    #[must_use]
+    pub fn aside(&self) -> Self {
+        Self {
+            pool: Arc::clone(&self.pool),
+            suspends: false,
+        }
     }
 
     /// Calls one function with `input` and returns its value. With a `host`, it may ask for commands and processes.
@@ -163,7 +177,10 @@ impl Scripts {
         work: Work<'_>,
     ) -> Vec<Ended> {
         let pool = &self.pool;
-        let (runnable, suspended) = pool.runnable(scripts);
+        let (runnable, suspended) = match self.suspends {
+            true => pool.runnable(scripts),
+            false => (scripts, None),
+        };
         let mut ended = Vec::new();
         if !runnable.is_empty() {
             let call = order(runnable, input, moment);
@@ -171,7 +188,9 @@ impl Scripts {
                 Ok(ended) => ended,
                 Err(fault) => vec![not_run(fault)],
             };
-            pool.remember(runnable, &ended);
+            if self.suspends {
+                pool.remember(runnable, &ended);
+            }
         }
         let undecided = ended
             .iter()

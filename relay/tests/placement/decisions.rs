@@ -133,6 +133,16 @@ async fn a_script_that_fails_is_told_or_stood_in_for() {
     };
     assert_eq!(trace.attempts[0].verdict, verdict);
 
+    // what scripts before it have taken away stays away
+    let mut filtered = objects("builtin");
+    filtered["chains"]["start"]["scripts"] = json!(["filter", "endless"]);
+    for (left, came) in [("i.servers.slice(0, 1)", Some("alpha")), ("[]", None)] {
+        let source = format!("i => {left}");
+        filtered["scripts"]["filter"] = json!({ "kind": "javascript", "source": source });
+        world.configure(&filtered);
+        assert_eq!(world.traced(start()).await.server(), came, "{left}");
+    }
+
     // a message for the user is no failure
     let mut thrown = objects("builtin");
     thrown["scripts"]["endless"]["source"] = json!("() => { throw 'not today' }");

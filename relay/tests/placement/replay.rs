@@ -1,11 +1,13 @@
 //! Placements repeated.
 
+use std::time::Duration;
+
 use sallyport_placement::replay::replay;
 use sallyport_placement::trace::Trace;
-use sallyport_placement::{Settings, traces};
+use sallyport_placement::{Action, Settings, traces};
 use serde_json::{Value, json};
 
-use crate::{World, engine, start, unhurried};
+use crate::{World, engine, request, start, unhurried};
 
 fn servers(count: usize) -> Vec<Value> {
     let server = |n: usize| json!({ "serverId": format!("n{n}"), "sessions": n % 7, "loadavg": [0.1 + 0.3, 1.0, 1.0] });
@@ -64,4 +66,43 @@ async fn a_trace_is_all_that_is_needed_and_a_change_is_seen() {
     let other = replay(&elsewhere, &read).await;
     assert!(!other.same && !other.attempts[0].steps[0].same, "{other:?}");
     assert_eq!(world.placement.replay("nobody").await, None);
+}
+
+#[tokio::test]
+async fn replays_and_dry_runs_take_no_script_away_and_miss_none_that_was() {
+    let engine = engine(|settings| settings.limits.kill = Duration::from_secs(60));
+    let world = World::with(&servers(2), engine, Settings::default());
+    world.chain(&["input => { if (input.data.loop) for (;;); return 'n0' }"]);
+    let looping = || request(Action::Start, &json!({ "loop": true }));
+    let good = world.traced(start()).await;
+    let stopped = world.traced(looping()).await;
+    let same = async |trace: &Trace| {
+        let replay = world.placement.replay(&trace.id).await;
+        replay.expect("it is kept").same
+    };
+    for _ in 0..4 {
+        assert!(same(&stopped).await);
+        world.traced(looping()).await;
+    }
+    let placed = world.placement.place(start()).await;
+    placed.expect("it is not suspended").started();
+
+    for _ in 0..3 {
+        drop(
+            world
+                .placement
+                .place(looping())
+                .await
+                .expect_err("it is stopped"),
+        );
+    }
+    let suspended = world.placement.place(start()).await.expect_err("suspended");
+    assert!(
+        suspended.to_string().contains("is not run again"),
+        "{suspended}"
+    );
+    let suspended = world.placement.traces().newest(1);
+
+    assert_eq!(world.traced(start()).await.server(), Some("n0"));
+    assert!(same(&good).await && same(&stopped).await && same(&suspended[0]).await);
 }
