@@ -20,7 +20,7 @@ test: ## install what the tests need and pass them all
 	SALLYPORT_TEST_PEERS=$$(tests/setup) $(CARGO) nextest run --workspace --locked
 	$(CARGO) test --workspace --doc --locked
 
-bench: bench-build ## measure beside the peers in a quarter of an hour, into benches/RESULTS.md
+bench: bench-build ## measure beside the peers in twenty minutes, into benches/RESULTS.md
 	@PATH="$$(benches/setup):$$PATH"; $(BENCH) --out benches
 
 bench-quick: bench-build ## the most telling figures in three minutes

@@ -9,7 +9,7 @@ use rustls::pki_types::UnixTime;
 use sallyport_certs::{CertError, Identity, Pin, TEN_YEARS, Trust, self_signed};
 use sallyport_link::key::KeyError;
 use sallyport_link::{GatewayAddress, GatewayFile, GatewayUrl, Host, Key, KeyFileError};
-use sallyport_ops::written::Written;
+use sallyport_ops::written::{MODE_DIR, MODE_PUBLIC, MODE_SECRET, Written};
 use sallyport_ops::{Exit, places, privileges};
 use sallyport_wire::Scope;
 
@@ -23,11 +23,6 @@ const KEY: &str = "key.pem";
 
 /// The account that a gateway started as root becomes unless told otherwise; its files must be its own.
 const ACCOUNT: &str = "sallyport";
-
-/// Mode of the directory and of what is secret in it, and of what is not.
-const MODE_DIR: u32 = 0o700;
-const MODE_SECRET: u32 = 0o600;
-const MODE_PUBLIC: u32 = 0o644;
 
 /// What `init` is asked for.
 #[derive(Debug, Clone, clap::Args)]

@@ -6,14 +6,14 @@
 mod observer;
 mod speaker;
 mod tenure;
+mod hearing;
 
 use std::time::Duration;
 
-use sallyport_cluster::{Bus, Key, NotAKey, Prefix, Subscription};
+use sallyport_cluster::{Key, NotAKey, Prefix};
 use sallyport_node::Server;
 use sallyport_placement::pending::Counts;
 use serde::{Deserialize, Serialize};
-use tokio::time::sleep;
 
 pub use observer::{Observer, Survey};
 pub use speaker::{Describe, Speaker};
@@ -76,15 +76,4 @@ fn speaker_of<'t>(nodes: &Prefix, topic: &'t Key) -> Option<(&'t str, &'t str)> 
     let words = topic.as_str().strip_prefix(nodes.words()?.as_str())?;
     let (node, id) = words.strip_prefix('/')?.split_once('/')?;
     (!id.contains('/')).then_some((node, id))
-}
-
-/// Subscribes, however often it fails before: each failure is told.
-async fn listen(bus: &dyn Bus, topics: &Prefix, failed: impl Fn(&str)) -> Subscription {
-    loop {
-        match bus.subscribe(topics).await {
-            Ok(subscription) => return subscription,
-            Err(error) => failed(&error.to_string()),
-        }
-        sleep(AGAIN_AFTER).await;
-    }
 }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use sallyport_certs::{Authority, CertError, Identity};
 use sallyport_cluster::init::{CA_FILE, CA_KEY_FILE};
 use sallyport_ops::files::{self, FileError};
-use sallyport_ops::written::Written;
+use sallyport_ops::written::{MODE_DIR, MODE_PUBLIC, MODE_SECRET, Written};
 use sallyport_ops::{Exit, Table, places};
 use sallyport_wire::NodeName;
 use serde::Serialize;
@@ -19,11 +19,6 @@ use time::format_description::well_known::Rfc3339;
 /// The files of a node, in its folder.
 const CERT_FILE: &str = "node.pem";
 const KEY_FILE: &str = "node.key";
-
-/// Modes of directories, of what is secret, and of what is not.
-const MODE_DIR: u32 = 0o700;
-const MODE_SECRET: u32 = 0o600;
-const MODE_PUBLIC: u32 = 0o644;
 
 /// For which nodes, and for how long.
 #[derive(Debug, Clone, clap::Args)]

@@ -8,7 +8,7 @@ use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sallyport_certs::{Authority, CertError, TEN_YEARS};
-use sallyport_ops::written::Written;
+use sallyport_ops::written::{MODE_DIR, MODE_PUBLIC, MODE_SECRET, Written};
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -33,11 +33,6 @@ const USER: &str = "relay";
 const PASSWORD_BYTES: usize = 32;
 
 const TEMPLATE: &str = include_str!("init/nats-server.conf");
-
-/// Modes of directories, of what is secret, and of what is not.
-const MODE_DIR: u32 = 0o700;
-const MODE_SECRET: u32 = 0o600;
-const MODE_PUBLIC: u32 = 0o644;
 
 /// What `cluster init` is asked for.
 #[derive(Debug, Clone)]

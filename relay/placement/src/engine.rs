@@ -54,12 +54,13 @@ pub struct Work<'w> {
     pub aside: bool,
 }
 
-impl Work<'_> {
-    /// How a script at `place` of the whole chain failed in the decision that is repeated. That may have been the node's
-    /// fault, and would be another one now.
-    fn failed(&self, place: usize) -> Option<&Step> {
-        let step = self.recorded?.get(place)?;
-        matches!(step.outcome, Outcome::Failed(_)).then_some(step)
+impl<'w> Work<'w> {
+    /// The scripts before the one that failed in the decision that is repeated, and how it did. That may have been the
+    /// node's fault, and would be another one now.
+    fn failed(&self) -> Option<(&'w [Arc<Rule>], &'w Step)> {
+        let mut steps = self.recorded?.iter().zip(0..self.chain.len());
+        let (step, place) = steps.find(|(step, _)| matches!(step.outcome, Outcome::Failed(_)))?;
+        Some((self.chain.get(..place)?, step))
     }
 }
 
@@ -85,17 +86,25 @@ impl Engine {
 
     /// What each script did, up to the one that named a server, threw or failed.
     pub async fn run(&self, work: Work<'_>) -> Vec<Step> {
+        let failed = work.failed();
+        let chain = failed.map_or(work.chain, |(before, _)| before);
+        let mut steps = Box::pin(self.run_all(Work { chain, ..work })).await;
+        if let Some((before, failed)) = failed
+            && steps.len() == before.len()
+            && steps.iter().all(Step::goes_on)
+        {
+            steps.push(failed.clone());
+        }
+        steps
+    }
+
+    async fn run_all(&self, work: Work<'_>) -> Vec<Step> {
         let mut steps: Vec<Step> = Vec::new();
         let mut servers = work.servers.to_vec();
         while let Some(rest) = work.chain.get(steps.len()..)
             && let Some(rule) = rest.first()
         {
-            if let Some(failed) = work.failed(steps.len()) {
-                steps.push(failed.clone());
-                break;
-            }
-            let until = (0..rest.len()).find(|next| work.failed(steps.len() + next).is_some());
-            let functions = functions(rest.get(..until.unwrap_or(rest.len())).unwrap_or(rest));
+            let functions = functions(rest);
             let now = Work {
                 chain: rest,
                 servers: &servers,
@@ -202,7 +211,7 @@ fn said(recorded: &[Step], place: usize) -> Outcome {
 
 /// The list that the last of `done` left that returned one. Objects are as they were: what functions wrote into them
 /// stays in their worker.
-fn narrowed(servers: Vec<Arc<Server>>, done: &[Step]) -> Vec<Arc<Server>> {
+pub(crate) fn narrowed(servers: Vec<Arc<Server>>, done: &[Step]) -> Vec<Arc<Server>> {
     let mut lists = done.iter().rev().filter_map(|step| match &step.outcome {
         Outcome::Servers(ids) => Some(ids),
         Outcome::Server(_) | Outcome::Pass | Outcome::Threw(_) | Outcome::Failed(_) => None,

@@ -6,6 +6,7 @@ use sallyport_scripts::Server;
 use serde_json::Value;
 
 use crate::chain::OnScriptFailure;
+use crate::engine::narrowed;
 use crate::error::PlacementError;
 use crate::request::Action;
 use crate::trace::{Dropped, Outcome, Step, Verdict};
@@ -113,17 +114,6 @@ impl Decided<'_> {
 
     /// Of the servers that the scripts before have left, as the function of that name does; this one needs no worker.
     fn fewest_sessions(&self) -> Option<String> {
-        let left = self
-            .steps
-            .iter()
-            .rev()
-            .find_map(|step| match &step.outcome {
-                Outcome::Servers(left) => Some(left),
-                Outcome::Server(_) | Outcome::Pass | Outcome::Threw(_) | Outcome::Failed(_) => None,
-            });
-        let is_left = |server: &&Arc<Server>| {
-            left.is_none_or(|left| left.iter().any(|left| left == server.id()))
-        };
         let sessions = |server: &Server| {
             // it was made from a value
             let object: Value = serde_json::from_str(server.json()).unwrap_or_default();
@@ -131,10 +121,9 @@ impl Decided<'_> {
             count("sessions").saturating_add(count("pending"))
         };
         let lot = |server: &Server| lot(self.seed, server.id());
-        let fewest = self
-            .servers
+        let left = narrowed(self.servers.to_vec(), self.steps);
+        let fewest = left
             .iter()
-            .filter(is_left)
             .min_by_key(|server| (sessions(server), lot(server)));
         fewest.map(|server| server.id().to_owned())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use sallyport_cluster::{Bus, Delivery, Distrust, Message, NotAKey, Prefix, Verifier};
+use sallyport_cluster::{Bus, Distrust, Message, NotAKey, Prefix, Verifier};
 use sallyport_link::ClusterKeys;
 use sallyport_node::members::{Heard, Incarnation, Member, Members, SPEAK_EVERY};
 use sallyport_ops::Tasks;
@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep};
 use tracing::{debug, error, info, info_span, warn};
 
-use super::{GOOD_FOR, Here, Reach, SPREAD, Said, listen, nodes, speaker_of};
-use crate::credentials::signing;
+use super::hearing::Hearing;
+use super::{Here, Reach, SPREAD, Said, nodes, speaker_of};
 
 /// How often it is looked who is gone.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
@@ -136,26 +136,17 @@ impl Observer {
     }
 
     async fn keep_hearing(self) {
-        let mut keys = self.0.keys.clone();
-        let mut verifier = Verifier::new(signing(&keys.borrow_and_update())).for_at_most(GOOD_FOR);
+        let (bus, keys) = (self.0.bus.as_ref(), self.0.keys.clone());
         let complain = |cause: &str| self.complain(cause);
-        let mut heard = listen(self.0.bus.as_ref(), &self.0.nodes, complain).await;
+        let mut hearing = Hearing::begin(bus, &self.0.nodes, keys, complain).await;
         let mut sweeps = interval(SWEEP_EVERY);
         loop {
             tokio::select! {
-                delivery = heard.next() => match delivery {
-                    Some(Delivery::Message(message)) => self.hear(&verifier, &message),
-                    // who was missed is heard again within two seconds
-                    Some(Delivery::Gap) => {}
+                message = hearing.next() => match message {
+                    Some(message) => self.hear(hearing.verifier(), &message),
                     None => return,
                 },
                 _ = sweeps.tick() => self.sweep(),
-                changed = keys.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    verifier = verifier.rotated(signing(&keys.borrow_and_update()));
-                }
             }
         }
     }

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use sallyport_cluster::{Bus, Delivery, Message, NotAKey, Prefix, Verifier};
+use sallyport_cluster::{Bus, Message, NotAKey, Prefix, Verifier};
 use sallyport_link::ClusterKeys;
 use sallyport_node::members::Incarnation;
 use sallyport_ops::Tasks;
@@ -15,8 +15,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{error, info_span, warn};
 
-use super::{GOOD_FOR, Said, listen, nodes, speaker_of};
-use crate::credentials::signing;
+use super::hearing::Hearing;
+use super::{Said, nodes, speaker_of};
 
 /// A machine that was not heard for this long has lost the name: within it a relay is started again.
 const LOST_AFTER: Duration = Duration::from_secs(60);
@@ -115,25 +115,11 @@ impl Tenure {
     }
 
     async fn keep_watching(self) {
-        let mut keys = self.0.keys.clone();
-        let mut verifier = Verifier::new(signing(&keys.borrow_and_update())).for_at_most(GOOD_FOR);
+        let (bus, keys) = (self.0.bus.as_ref(), self.0.keys.clone());
         let complain = |cause: &str| self.complain(cause);
-        let mut heard = listen(self.0.bus.as_ref(), &self.0.of_name, complain).await;
-        loop {
-            tokio::select! {
-                delivery = heard.next() => match delivery {
-                    Some(Delivery::Message(message)) => self.hear(&verifier, &message),
-                    // who was missed is heard again within two seconds
-                    Some(Delivery::Gap) => {}
-                    None => return,
-                },
-                changed = keys.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    verifier = verifier.rotated(signing(&keys.borrow_and_update()));
-                }
-            }
+        let mut hearing = Hearing::begin(bus, &self.0.of_name, keys, complain).await;
+        while let Some(message) = hearing.next().await {
+            self.hear(hearing.verifier(), &message);
         }
     }
 

@@ -7,6 +7,15 @@ use std::path::{Path, PathBuf};
 
 use crate::files;
 
+/// Mode of a directory that is the administrator's alone.
+pub const MODE_DIR: u32 = 0o700;
+
+/// Mode of a file with a secret.
+pub const MODE_SECRET: u32 = 0o600;
+
+/// Mode of a file that everybody may read.
+pub const MODE_PUBLIC: u32 = 0o644;
+
 /// What has been written so far; removed again unless everything is.
 #[derive(Debug, Default)]
 pub struct Written(Vec<PathBuf>);
